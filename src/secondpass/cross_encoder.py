@@ -30,6 +30,7 @@ from secondpass.keywords import (
     accepts_construction,
     accepts_overloads,
     accepts_renamed,
+    warn_of_overridden,
 )
 from secondpass.lazy import Later, optional
 from secondpass.models.card import ModelCardData
@@ -76,14 +77,12 @@ class CrossEncoder(Reranker):
         truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses, "windows"
             or a `Windows` reads long documents whole, in several inputs; None is the first, and the second for a model
             with a template of its own.
-        max_batch_tokens: tokens of one batch (with padding where the model's forward needs it); None takes what suits
-            the device.
+        max_batch_tokens: tokens of one batch, padding too where the forward needs it; None takes what suits the device.
         max_documents: refuse calls with more documents than this; None has no limit.
         token: access token for private models; never logged.
         precision: "fp32" is exact. "bf16" and "int8" (CPU) are faster and less exact. "auto" is float32, or bfloat16
             where that is faster and the model's own scores agree with float32's; weights loaded in a half type stay so.
-            None takes what the model's config.json recommends ("secondpass/pocket": "auto"), else "fp32", or "auto"
-            while the weights are of a half type.
+            None takes what config.json recommends ("secondpass/pocket": "auto"), else "fp32", of half types "auto".
         template: what the model was trained to read around its texts, where its folder does not say: the name of a
             published family ("qwen3-reranker", see `models/templates`), a text with "{query}", "{document}" and perhaps
             "{instruction}", or a template. A text spells its special tokens ("<s>", "[CLS]"): the tokenizer adds none.
@@ -176,15 +175,18 @@ class CrossEncoder(Reranker):
                 device=devices[0] if devices else None,
             )
         )
-        stored, published = loaded.stored_activation, published_activation(loaded.template)
-        own = default_activation_function
-        activation = default_activation(own, stored, loaded.num_labels, trust_remote_code, published)
+        published, own = published_activation(loaded.template), default_activation_function
+        activation = default_activation(own, loaded.stored_activation, loaded.num_labels, trust_remote_code, published)
         super().__init__(
             loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision, instruction
         )
         self.use_devices(devices if len(devices) > 1 else None)
         self.best_score: float | None = None
         self.model_card_data = ModelCardData()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        warn_of_overridden(cls)
 
     @property
     def _target_device(self) -> torch.device:
@@ -369,8 +371,7 @@ class CrossEncoder(Reranker):
         rule = self._rule(relevance)
         checked_top_k(top_k)
         self._prepare(num_workers, pool, chunk_size, device)
-        wish = self._wish(prompt, prompt_name, instruction)
-        stripped = [text.strip() for text in texts]
+        wish, stripped = self._wish(prompt, prompt_name, instruction), [text.strip() for text in texts]
         call = Call(batch_size, show_progress_bar, wish, None, truncation, until, least)
         (ranking,) = self._ranked([asked], [stripped], ["query"], top_k, activation_fct, rule, call)
         if not texts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypedDict, TypeVar
 
@@ -42,6 +43,14 @@ ELSEWHERE = {
     "keep_in_fp32_modules": "precision= says in which type is computed",
     "model_card_data": "save() writes README.md of what evaluators leave in the attribute model_card_data",
     "modules": "a module chain is loaded from its folder",
+}
+
+# Methods of sentence-transformers 3.4 that subclasses override and nothing here calls, and what there is instead.
+OVERRIDDEN = {
+    "predict": "rank does not call it: override rank too, or put another forward behind both by use_forward",
+    "smart_batching_collate": "fit makes its inputs by collate",
+    "smart_batching_collate_text_only": "predict makes its inputs by itself",
+    "_eval_during_training": "fit calls its evaluator by itself, and its callback after that",
 }
 
 
@@ -183,3 +192,11 @@ def accepts_construction(function: Callable[..., None]) -> Callable[..., None]:
         model.default_prompt_name = default_prompt_name or model.default_prompt_name
 
     return call
+
+
+def warn_of_overridden(model: type) -> None:
+    """Warn of methods that a class defines in vain."""
+    own = vars(model)
+    for name, told in OVERRIDDEN.items():
+        if name in own and not (name == "predict" and "rank" in own):
+            warnings.warn(f"{model.__name__}.{name}: {told}", UserWarning, stacklevel=3)

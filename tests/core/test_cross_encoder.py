@@ -179,6 +179,19 @@ def test_to_returns_the_transformers_model(own_tiny: CrossEncoder) -> None:
     assert own_tiny.device == torch.device("meta")
 
 
+@pytest.mark.parametrize(
+    "name", ["predict", "smart_batching_collate", "smart_batching_collate_text_only", "_eval_during_training"]
+)
+def test_a_method_that_is_overridden_in_vain_is_told(name: str) -> None:
+    """When the class is made, and where; `predict` beside a `rank` of its own, and any other method, may be."""
+    with pytest.warns(UserWarning, match=rf"^Mine\.{name}: ") as caught:
+        type("Mine", (CrossEncoder,), {name: print})
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        type("Mine", (CrossEncoder,), {"predict": print, "rank": print, "fit": print})
+
+
 def test_a_number_is_that_of_a_gpu() -> None:
     """As torch reads it; a bool is none."""
     assert devices_of(0) == devices_of([0]) == ("cuda:0",)
