@@ -179,6 +179,23 @@ def test_to_returns_the_transformers_model(own_tiny: CrossEncoder) -> None:
     assert own_tiny.device == torch.device("meta")
 
 
+def test_a_subclass_that_loads_nothing_is_told_how() -> None:
+    """Its parts are properties of what is loaded: without super().__init__ each says so, and `name` cannot be set."""
+
+    class Wrapped(CrossEncoder):
+        def __init__(self, model: Any) -> None:
+            self.model = model
+
+    with pytest.raises(SecondPassError, match=r"super\(\)\.__init__"):
+        Wrapped(BertForSequenceClassification(AutoConfig.for_model("bert", num_hidden_layers=1, vocab_size=9)))
+    bare = Wrapped.__new__(Wrapped)
+    for call in (lambda: bare.config, lambda: bare.num_labels, bare.engine, lambda: bare.tokenizer):
+        with pytest.raises(SecondPassError, match=r"super\(\)\.__init__"):
+            call()
+    with pytest.raises(AttributeError, match="'name'"):
+        bare.name = "mine"  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
     "name", ["predict", "smart_batching_collate", "smart_batching_collate_text_only", "_eval_during_training"]
 )

@@ -46,12 +46,11 @@ logger = logging.getLogger(__name__)
 # One model of torch is made at a time.
 _BUILDING = threading.RLock()
 
-CLOSED = "this CrossEncoder is closed: load the model again"
+CLOSED = "this CrossEncoder is closed: load the model again (in a subclass, by super().__init__)"
 
 
 # ---- A loaded model to its stages: the tokenizer and the fastest forward, in the precision asked for.
-SAMPLE_TOKENS = 64
-PROBE_TOKENS = (11, 14)
+SAMPLE_TOKENS, PROBE_TOKENS = 64, (11, 14)
 
 
 def stored_engine(stored: StoredModel, precision: Precision | None) -> Engine | str:
@@ -140,13 +139,16 @@ class OpenModel:
         training_thread: the thread that trains the model now, which alone may score with it; None while none does.
     """
 
+    _loaded: Loaded | StoredModel | None = None
+    _engine: Engine | None = None
+
     def __init__(self, loaded: Loaded | StoredModel, precision: Precision | None) -> None:
-        self._loaded: Loaded | StoredModel | None = loaded
+        self._loaded = loaded
         self.training_thread: int | None = None
         self._calibration: Calibration | None = None
         stored = loaded.settings if isinstance(loaded, StoredModel) else loaded.config
         self._precision = recommended_precision(stored) if precision is None else checked_precision(precision)
-        self._engine: Engine | None = self._made_engine()
+        self._engine = self._made_engine()
 
     def _open(self) -> Loaded | StoredModel:
         if self._loaded is None:
@@ -273,8 +275,7 @@ class OpenModel:
     @property
     def dtype(self) -> torch.dtype:
         """The type of the large matrix products now; int8 where the compiled kernel computes with that."""
-        library = optional("torch", "torch, which dtype is an object of,", "torch")
-        made: torch.dtype = getattr(library, self.dtype_name)
+        made: torch.dtype = getattr(optional("torch", "torch, which dtype is an object of,", "torch"), self.dtype_name)
         return made
 
     @property
@@ -445,8 +446,7 @@ class OpenModel:
     def close(self) -> None:
         """Let go of the weights; later calls raise `SecondPassError`."""
         self._end_workers()
-        self._engine = None
-        self._loaded = None
+        self._engine = self._loaded = None
 
 
 @dataclass(slots=True)
