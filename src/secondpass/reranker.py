@@ -191,7 +191,8 @@ class Reranker(OpenModel):
         """
         if self.max_length is None:
             published = None if self.template is None else self.template.window
-            return min(self._token_limit, published or self._token_limit)
+            limit = loaded.limit_now if isinstance(loaded := self._loaded, Loaded) else self._token_limit
+            return min(limit, published or limit)
         wish = positive_int(self.max_length, "max_length")
         if wish > self._token_limit:
             warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")

@@ -179,6 +179,25 @@ def test_the_window_in_force_is_stored(own_tiny: CrossEncoder, tmp_path: Path, w
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == stored == own_tiny.window
 
 
+def test_the_tokenizers_length_is_in_force_and_stored(own_tiny: CrossEncoder, tmp_path: Path) -> None:
+    """Where no `max_length` was asked for, as in 3.4; up to what the model reads. What is saved scores the same."""
+    pairs = [("the cat", "a dog and a cat " * 20)]
+    whole = own_tiny.predict(pairs)
+    own_tiny.tokenizer.model_max_length = 16
+    assert own_tiny.window == own_tiny.max_seq_length == 16
+    scores = own_tiny.predict(pairs)
+    assert scores.tolist() != whole.tolist()
+    own_tiny.save(str(tmp_path))
+    again = CrossEncoder(str(tmp_path), device="cpu")
+    assert again.window == 16
+    assert again.predict(pairs) == pytest.approx(scores, rel=0, abs=ROUNDING)
+    own_tiny.max_length = 64
+    assert own_tiny.window == 64
+    own_tiny.max_length = None
+    own_tiny.tokenizer.model_max_length = 10**30
+    assert own_tiny.predict(pairs).tolist() == whole.tolist()
+
+
 def test_the_dtype_is_kept(tiny_folder: str, tmp_path: Path) -> None:
     """A half-precision model is written in half precision."""
     half = load(LoadRequest(tiny_folder, automodel_args={"dtype": torch.bfloat16}))

@@ -147,6 +147,12 @@ class Loaded:
     rules: bytes = field(default=b"", repr=False)
 
     @property
+    def limit_now(self) -> int:
+        """`token_limit`, or the tokenizer's `model_max_length` where that has been set to less, as `save` stores it."""
+        length = getattr(self.tokenizer, "model_max_length", None) or 0
+        return int(min(self.token_limit, length)) if length > 0 else self.token_limit
+
+    @property
     def num_labels(self) -> int:
         """How many logits a pair gets."""
         labels: int = self.config.num_labels
