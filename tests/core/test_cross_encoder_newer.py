@@ -139,10 +139,11 @@ def test_prompts_are_given_to_the_constructor(prompted: CrossEncoder) -> None:
 @pytest.mark.parametrize("name", ["keep_in_fp32_modules", "model_card_data", "modules"])
 def test_what_the_constructor_has_no_place_for_is_told(tiny_folder: str, name: str) -> None:
     """The error says what does the same; of any other name it is Python's own."""
+    given: dict[str, Any] = {name: None}
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}': "):
-        CrossEncoder(tiny_folder, **{name: None})
+        CrossEncoder(tiny_folder, **given)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'colour'$"):
-        CrossEncoder(tiny_folder, **{"colour": None})
+        CrossEncoder(tiny_folder, colour=None)  # type: ignore[call-overload]
 
 
 def test_the_stored_default_prompt_is_in_every_call(prompted: CrossEncoder, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -123,5 +124,6 @@ def test_pickles_are_not_uploaded(tiny: CrossEncoder) -> None:
 @pytest.mark.parametrize("name", ["use_temp_dir", "exist_ok"])
 def test_what_uploading_always_does_cannot_be_refused(tiny: CrossEncoder, name: str) -> None:
     """A temporary folder, and a repository that is there: False is refused before anything is sent."""
+    options: dict[str, Any] = {name: False}
     with pytest.raises(InvalidInput, match=f"^{name}=False"):
-        tiny.push_to_hub("me/mine", **{name: False})
+        tiny.push_to_hub("me/mine", **options)

@@ -20,6 +20,7 @@ def calls(pairs: list[tuple[str, str]]) -> None:
     encoder = CrossEncoder("secondpass/pocket", 1, max_length=64, automodel_args={}, precision="fp32")
     CrossEncoder("secondpass/pocket", max_seq_length=64, model_kwargs={}, activation_fn=None)
     CrossEncoder(model_name_or_path="secondpass/pocket", cache_folder="x")
+    CrossEncoder("secondpass/pocket", device=0, prompts={"web": "search: "}, default_prompt_name="web", backend="torch")
     assert_type(encoder.predict(pairs), npt.NDArray[np.float32])
     assert_type(encoder.predict(pairs, convert_to_tensor=True), torch.Tensor)
     assert_type(encoder.predict(pairs, convert_to_numpy=False, activation_fn=None), list[torch.Tensor])
