@@ -186,7 +186,8 @@ def test_passages_and_what_was_not_scored_are_told(kind: type[RerankRequest] | t
          "passage": {"start": 0, "end": 1, "text": "a", "score": 0.25, "windows": 3}},
         {"index": 1, "relevance_score": 0.25, "scored": False},
     ]  # fmt: skip
-    assert told["meta"] == {"tokens": {"input_tokens": 7}, "scored": 2, "complete": False}
+    billed = {"billed_units": {"search_units": 1}} if kind is RerankRequest else {}
+    assert told["meta"] == {"tokens": {"input_tokens": 7}, **billed, "scored": 2, "complete": False}
     bare = json.loads(kind.model_validate(body).render(BUDGETED, "id"))
     assert "passage" not in json.dumps(bare)
     raw = RerankRequest.model_validate(body | {"return_passages": True, "use_activation": False}).render(BUDGETED, "id")
@@ -256,7 +257,9 @@ def test_vllm_repeats_documents_and_sets_no_limit_by_zero(live: Live) -> None:
         assert {item["index"]: item["document"]["text"] for item in results} == {0: "a", 1: 'b"\\\n🎉', 2: "c"}
         bare = live.client.post(path, json=BODY | {"return_documents": False, "top_n": 2}).json()["results"]
         assert [sorted(item) for item in bare] == [["index", "relevance_score"]] * 2
-    cohere = live.client.post("/v2/rerank", json=BODY).json()["results"]
+    answer = live.client.post("/v2/rerank", json=BODY).json()
+    assert answer["meta"]["billed_units"] == {"search_units": 1}
+    cohere = answer["results"]
     assert [sorted(item) for item in cohere] == [["index", "relevance_score"]] * 3
     assert live.client.post("/v2/rerank", json=BODY | {"top_n": 0}).status_code == 422
 

@@ -87,6 +87,12 @@ class TokensRead(BaseModel):
     input_tokens: int
 
 
+class BilledUnits(BaseModel):
+    """What Cohere counts: a request is one search."""
+
+    search_units: int
+
+
 VERDICT = "Whether, by the model's calibration, no document answers; absent where it has no rule for that."
 
 
@@ -94,6 +100,7 @@ class Meta(BaseModel):
     """Beside the answer: tokens, and what the client should know, such as cut documents."""
 
     tokens: TokensRead
+    billed_units: BilledUnits | None = Field(default=None, description="Beside `results`, where Cohere has it.")
     scored: int | None = Field(default=None, description="With a budget, documents that were scored or are blank.")
     complete: bool | None = Field(default=None, description="With a budget, whether all was scored.")
     nothing_relevant: bool | None = Field(default=None, description=VERDICT)
@@ -162,6 +169,9 @@ def enveloped(answer: Answer, request_id: str, name: str, items: Iterable[str], 
     """An `Envelope` as JSON with `items`, JSON themselves, under `name`; without warnings that key is absent."""
     head = {"id": request_id, "model": answer.model, **more}
     meta: dict[str, Any] = {"tokens": {"input_tokens": answer.tokens}}
+    if name == "results":
+        # LangChain4j's Cohere client fails where it is not
+        meta["billed_units"] = {"search_units": 1}
     if answer.scored is not None:
         meta |= {"scored": answer.scored, "complete": answer.complete}
     if answer.nothing_relevant is not None:
