@@ -257,6 +257,9 @@ def test_vllm_repeats_documents_and_sets_no_limit_by_zero(live: Live) -> None:
         assert {item["index"]: item["document"]["text"] for item in results} == {0: "a", 1: 'b"\\\n🎉', 2: "c"}
         bare = live.client.post(path, json=BODY | {"return_documents": False, "top_n": 2}).json()["results"]
         assert [sorted(item) for item in bare] == [["index", "relevance_score"]] * 2
+        alone = live.client.post(path, json=BODY | {"documents": "the mat"}).json()["results"]
+        assert [item["document"]["text"] for item in alone] == ["the mat"]
+    assert live.client.post("/v2/rerank", json=BODY | {"documents": "the mat"}).status_code == 422
     answer = live.client.post("/v2/rerank", json=BODY).json()
     assert answer["meta"]["billed_units"] == {"search_units": 1}
     cohere = answer["results"]

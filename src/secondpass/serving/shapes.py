@@ -22,6 +22,7 @@ from secondpass.serving.fields import (
     PairLimit,
     Query,
     Share,
+    SomeOrOne,
     Text,
     TextObject,
     TextOrObject,
@@ -304,6 +305,7 @@ class OpenRerankRequest(RerankRequest):
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["top_n"]}, {"not": dict(VOYAGES)}]})
     tells_documents = True
 
+    documents: SomeOrOne = Field(description="Texts, or objects with `text`, or one text; not all blank.")
     top_n: CountOrZero = Field(default=None, description="How many results; all when absent or 0.")
     return_documents: bool | None = Field(default=None, strict=True, description="False leaves the texts out.")
     max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
