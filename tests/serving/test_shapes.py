@@ -448,6 +448,9 @@ def test_over_the_wire_of_passages(live: Live, tiny: CrossEncoder) -> None:
     (ranking,) = tiny.rank_many(["where is the cat"], [["the mat", "a dog"]])
     assert [item["index"] for item in rankings] == [item.index for item in ranking.documents]
     assert all(abs(item["logit"] - got.logit) < 1e-5 for item, got in zip(rankings, ranking.documents, strict=True))
+    hosted = live.client.post("/v1/retrieval/nvidia/a-model/reranking", json=BODY_PASSAGES | {"top_k": 1})
+    assert hosted.json()["rankings"] == rankings[:1]
+    assert live.client.post("/v1/ranking", json=BODY_PASSAGES | {"top_k": 0}).json()["message"].startswith("top_k: ")
     plain = live.client.post("/v1/ranking", json=BODY_PASSAGES | {"query": "cat"})
     assert plain.status_code == 422
     assert plain.json()["message"].startswith("query: ")

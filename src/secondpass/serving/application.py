@@ -52,6 +52,8 @@ from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, Requ
 from secondpass.tracing import reranking
 
 METRICS, TEI_PATH = "/metrics", "/rerank"
+# Where Nvidia's own service has each of its models; here the body names the model.
+HOSTED = "/v1/retrieval/{name:path}/reranking"
 UNTRACED = PROBES | {METRICS}
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -248,6 +250,9 @@ def _add_scoring(made: APIRouter, service: Service) -> None:
         options = _options(service, model, PROBLEMS)
         endpoint = _answering(service, shape)
         made.add_api_route(path, endpoint, methods=["POST"], operation_id=name, summary=summary, **options)
+    ranking = _answering(service, shapes.RankingRequest)
+    hidden = _options(service, shapes.RankingResponse, PROBLEMS)
+    made.add_api_route(HOSTED, ranking, methods=["POST"], include_in_schema=False, **hidden)
 
 
 def _add_watching(made: APIRouter, service: Service) -> None:

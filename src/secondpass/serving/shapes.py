@@ -405,6 +405,7 @@ class RankingRequest(OrderRequest):
         min_length=1, description="Not all blank.", json_schema_extra=SOME_OBJECT
     )
     truncate: Literal["NONE", "END"] | None = Field(default=None, description="NONE refuses pairs that would be cut.")
+    top_k: Count = Field(default=None, description="How many; all when absent. Every passage is scored anyway.")
 
     def work(self) -> Work:
         """The pairs to score."""
@@ -413,7 +414,8 @@ class RankingRequest(OrderRequest):
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
-        items = (f'{{"index":{index},"logit":{json_number(answer.logits[index])}}}' for index in answer.order)
+        told = answer.order[: self.most]
+        items = (f'{{"index":{index},"logit":{json_number(answer.logits[index])}}}' for index in told)
         return f'{{"rankings":[{",".join(items)}]}}'
 
 
