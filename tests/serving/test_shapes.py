@@ -302,6 +302,11 @@ def test_voyage_is_known_by_its_fields(live: Live) -> None:
         assert answer["data"] == [item | {"document": item["document"]["text"]} for item in whole[:2]]
         assert len(live.client.post(path, json=BODY | {"top_k": None}).json()["data"]) == 3
         assert "results" in live.client.post(path, json=BODY | {"top_k": 1, "top_n": 1}).json()
+    own = live.client.post("/voyage/v1/rerank", json=BODY | {"return_documents": True}).json()
+    assert own["data"] == [item | {"document": item["document"]["text"]} for item in whole]
+    assert live.client.post("/voyage/v1/rerank", json=BODY | {"top_k": 1}).json()["data"] == [
+        {name: own["data"][0][name] for name in ("index", "relevance_score")}
+    ]
     long = {"query": "cat", "documents": ["dog " * 300], "truncation": False}
     refused = live.client.post("/v1/rerank", json=long)
     assert (refused.status_code, refused.json()["detail"][:20]) == (422, "documents at index 0")

@@ -241,6 +241,7 @@ def _add_scoring(made: APIRouter, service: Service) -> None:
     for path, shape, model, summary in (
         ("/v2/rerank", shapes.RerankRequest, shapes.RerankResponse, "Order documents: Cohere's shape"),
         ("/v1/rerank", DocumentsShape, documents, "Order documents: Jina's, vLLM's and Voyage's shape"),
+        ("/voyage/v1/rerank", shapes.VoyagesOwnRequest, shapes.VoyageResponse, "Order documents: Voyage's shape alone"),
         ("/rerank", AnyShape, shapes.TextsResponse | documents, "Order texts or documents: any of the shapes"),
         ("/v1/ranking", shapes.RankingRequest, shapes.RankingResponse, "Order passages: Nvidia's shape"),
         ("/score", PairsShape, told, "Score pairs: our shape and vLLM's"),

@@ -235,7 +235,17 @@ class GuardedConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """A client that does not read its answer is left."""
         super().pause_writing()
-        self._reader_timer = self.loop.call_later(self._door.settings.deadline_s, self.transport.abort)
+        self._watch_reader(self.transport.get_write_buffer_size())
+
+    def _watch_reader(self, size: int) -> None:
+        self._reader_timer = self.loop.call_later(self._door.settings.deadline_s, self._leave_reader, size)
+
+    def _leave_reader(self, before: int) -> None:
+        size = self.transport.get_write_buffer_size()
+        if size < before:
+            self._watch_reader(size)
+        else:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         """It reads."""

@@ -88,12 +88,6 @@ class TokensRead(BaseModel):
     input_tokens: int
 
 
-class BilledUnits(BaseModel):
-    """What Cohere counts: a request is one search."""
-
-    search_units: int
-
-
 VERDICT = "Whether, by the model's calibration, no document answers; absent where it has no rule for that."
 
 
@@ -101,7 +95,9 @@ class Meta(BaseModel):
     """Beside the answer: tokens, and what the client should know, such as cut documents."""
 
     tokens: TokensRead
-    billed_units: BilledUnits | None = Field(default=None, description="Beside `results`, where Cohere has it.")
+    billed_units: dict[Literal["search_units"], int] | None = Field(
+        default=None, description="What Cohere counts, beside `results`: a request is one search."
+    )
     scored: int | None = Field(default=None, description="With a budget, documents that were scored or are blank.")
     complete: bool | None = Field(default=None, description="With a budget, whether all was scored.")
     nothing_relevant: bool | None = Field(default=None, description=VERDICT)
@@ -368,6 +364,12 @@ class VoyageRequest(OrderRequest):
             for index in answer.order[: self.most]
         )
         return enveloped(answer, request_id, "data", items, object="list")
+
+
+class VoyagesOwnRequest(VoyageRequest):
+    """Documents to order for a query, on a path where no field needs to tell the shape."""
+
+    model_config = ConfigDict(json_schema_extra={})
 
 
 class VoyageRank(BaseModel):
