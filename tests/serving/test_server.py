@@ -422,7 +422,7 @@ def test_a_client_that_sends_everything_first_reads_why_it_is_refused(
     host, port = live.url.removeprefix("http://").split(":")
     client = http.client.HTTPConnection(host, int(port), timeout=30)
     pieces = [b"x" * 1_000_000] * 20
-    body = iter(pieces) if chunked else b"".join(pieces)
+    body: Iterator[bytes] | bytes = iter(pieces) if chunked else b"".join(pieces)
     client.request("POST", "/v2/rerank", body, {"Content-Type": "application/json"})
     answer = client.getresponse()
     assert answer.getheader("connection") == "close"
@@ -439,7 +439,9 @@ def test_a_refusal_before_the_body_keeps_the_connection(serve: Serve) -> None:
         connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
         got = b""
         while not got.endswith(b"}"):
-            got += connection.recv(65_536)
+            part = connection.recv(65_536)
+            assert part
+            got += part
         assert got.startswith(b"HTTP/1.1 404")
         connection.sendall(b"def")
         time.sleep(1.0)
