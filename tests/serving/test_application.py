@@ -52,7 +52,7 @@ def test_it_loads_the_models_of_its_settings(tiny_folder: str) -> None:
     app.state.service.models.close()
 
 
-SCORING = ("/v2/rerank", "/v1/rerank", "/rerank", "/v1/ranking", "/score", "/v1/score")
+SCORING = ("/v2/rerank", "/v1/rerank", "/voyage/v1/rerank", "/rerank", "/v1/ranking", "/score", "/v1/score")
 WATCHING = ("/health", "/ready", "/info", "/v1/models", "/metrics")
 # What a schema cannot tell: which texts say nothing, to Unicode or to the tokenizer, and lists of one length.
 # Which models have a place for an instruction is their matter.

@@ -310,6 +310,13 @@ def test_the_health_check_tells_who_answers(live: Live) -> None:
     assert ends == [0, 1]
 
 
+def test_a_reload_that_comes_too_early_is_a_restart() -> None:
+    """Before the program takes its signal, that ends it; systemd counts such an end as clean and would leave it so."""
+    sent = re.fullmatch(r"/bin/kill -(\w+) \$MAINPID", unit("ExecReload"))
+    assert sent is not None
+    assert (unit("Restart"), unit("RestartForceExitStatus")) == ("on-failure", f"SIG{sent[1]}")
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_the_unit_is_one(tmp_path: Path) -> None:
     """Of systemd's own opinion, with the drop-ins of the page; it looks for the program, so another is named."""

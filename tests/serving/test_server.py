@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -28,9 +29,9 @@ import uvicorn
 
 from secondpass import CrossEncoder
 from secondpass.serving.application import create_app
-from secondpass.serving.server import DrainingServer, logs_as_json
+from secondpass.serving.server import DrainingServer
 from secondpass.serving.settings import Settings
-from secondpass.serving.telemetry import logger
+from secondpass.serving.telemetry import logger, logs_as_json
 from tests import fork_server
 from tests.serving.conftest import KEY, Held, Live, Serve, until
 
@@ -410,6 +411,44 @@ def test_what_comes_after_an_answer_is_ended_too(serve: Serve) -> None:
     until(lambda: len(live.server.server_state.connections) <= 1)
 
 
+@pytest.mark.parametrize(("draining", "chunked"), [(False, False), (False, True), (True, False)])
+def test_a_client_that_sends_everything_first_reads_why_it_is_refused(
+    serve: Serve, draining: bool, chunked: bool
+) -> None:
+    """413, and 503 of a service that leaves: the rest of the body is thrown away, or a reset would take the answer."""
+    live = serve(shutdown_delay_s=60)
+    if draining:
+        live.service.admission.drain()
+    host, port = live.url.removeprefix("http://").split(":")
+    client = http.client.HTTPConnection(host, int(port), timeout=30)
+    pieces = [b"x" * 1_000_000] * 20
+    body: Iterator[bytes] | bytes = iter(pieces) if chunked else b"".join(pieces)
+    client.request("POST", "/v2/rerank", body, {"Content-Type": "application/json"})
+    answer = client.getresponse()
+    assert answer.getheader("connection") == "close"
+    assert (answer.status, json.load(answer)["error_type"]) == ((503, "stopping") if draining else (413, "too_large"))
+    client.close()
+    until(lambda: not live.server.server_state.connections)
+
+
+def test_a_refusal_before_the_body_keeps_the_connection(serve: Serve) -> None:
+    """Once all of the body has come it is idle as after any answer, and not ended with the time for the rest."""
+    live = serve(head_s=0.3)
+    host, port = live.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
+        got = b""
+        while not got.endswith(b"}"):
+            part = connection.recv(65_536)
+            assert part
+            got += part
+        assert got.startswith(b"HTTP/1.1 404")
+        connection.sendall(b"def")
+        time.sleep(1.0)
+        connection.sendall(GET + b"\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_does_not_read_is_left(serve: Serve) -> None:
     """After the deadline its connection is ended, and what it did not read is forgotten."""
     live = serve(deadline_s=1.0)
@@ -422,6 +461,24 @@ def test_a_client_that_does_not_read_is_left(serve: Serve) -> None:
         connection.sendall(head % len(body) + body)
         until(lambda: 'path="/v1/rerank",status="200"' in live.client.get("/metrics").text)
         until(lambda: len(live.server.server_state.connections) == 1)
+
+
+def test_a_client_that_reads_slowly_gets_everything(serve: Serve) -> None:
+    """However long it takes: what counts is that it reads."""
+    live = serve(deadline_s=1.0)
+    host, port = live.url.removeprefix("http://").split(":")
+    body = json.dumps({"query": "cat", "documents": ["the mat " * 100_000] * 8}).encode()
+    got = bytearray()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.connect((host, int(port)))
+        head = b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        while part := connection.recv(65_536):
+            got += part
+            time.sleep(0.05)
+    assert got.startswith(b"HTTP/1.1 200")
+    assert len(json.loads(got.partition(b"\r\n\r\n")[2])["results"]) == 8
 
 
 def test_without_file_descriptors_it_says_so_and_recovers(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

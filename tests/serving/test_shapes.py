@@ -186,7 +186,8 @@ def test_passages_and_what_was_not_scored_are_told(kind: type[RerankRequest] | t
          "passage": {"start": 0, "end": 1, "text": "a", "score": 0.25, "windows": 3}},
         {"index": 1, "relevance_score": 0.25, "scored": False},
     ]  # fmt: skip
-    assert told["meta"] == {"tokens": {"input_tokens": 7}, "scored": 2, "complete": False}
+    billed = {"billed_units": {"search_units": 1}} if kind is RerankRequest else {}
+    assert told["meta"] == {"tokens": {"input_tokens": 7}, **billed, "scored": 2, "complete": False}
     bare = json.loads(kind.model_validate(body).render(BUDGETED, "id"))
     assert "passage" not in json.dumps(bare)
     raw = RerankRequest.model_validate(body | {"return_passages": True, "use_activation": False}).render(BUDGETED, "id")
@@ -256,7 +257,12 @@ def test_vllm_repeats_documents_and_sets_no_limit_by_zero(live: Live) -> None:
         assert {item["index"]: item["document"]["text"] for item in results} == {0: "a", 1: 'b"\\\n🎉', 2: "c"}
         bare = live.client.post(path, json=BODY | {"return_documents": False, "top_n": 2}).json()["results"]
         assert [sorted(item) for item in bare] == [["index", "relevance_score"]] * 2
-    cohere = live.client.post("/v2/rerank", json=BODY).json()["results"]
+        alone = live.client.post(path, json=BODY | {"documents": "the mat"}).json()["results"]
+        assert [item["document"]["text"] for item in alone] == ["the mat"]
+    assert live.client.post("/v2/rerank", json=BODY | {"documents": "the mat"}).status_code == 422
+    answer = live.client.post("/v2/rerank", json=BODY).json()
+    assert answer["meta"]["billed_units"] == {"search_units": 1}
+    cohere = answer["results"]
     assert [sorted(item) for item in cohere] == [["index", "relevance_score"]] * 3
     assert live.client.post("/v2/rerank", json=BODY | {"top_n": 0}).status_code == 422
 
@@ -296,6 +302,11 @@ def test_voyage_is_known_by_its_fields(live: Live) -> None:
         assert answer["data"] == [item | {"document": item["document"]["text"]} for item in whole[:2]]
         assert len(live.client.post(path, json=BODY | {"top_k": None}).json()["data"]) == 3
         assert "results" in live.client.post(path, json=BODY | {"top_k": 1, "top_n": 1}).json()
+    own = live.client.post("/voyage/v1/rerank", json=BODY | {"return_documents": True}).json()
+    assert own["data"] == [item | {"document": item["document"]["text"]} for item in whole]
+    assert live.client.post("/voyage/v1/rerank", json=BODY | {"top_k": 1}).json()["data"] == [
+        {name: own["data"][0][name] for name in ("index", "relevance_score")}
+    ]
     long = {"query": "cat", "documents": ["dog " * 300], "truncation": False}
     refused = live.client.post("/v1/rerank", json=long)
     assert (refused.status_code, refused.json()["detail"][:20]) == (422, "documents at index 0")
@@ -442,6 +453,9 @@ def test_over_the_wire_of_passages(live: Live, tiny: CrossEncoder) -> None:
     (ranking,) = tiny.rank_many(["where is the cat"], [["the mat", "a dog"]])
     assert [item["index"] for item in rankings] == [item.index for item in ranking.documents]
     assert all(abs(item["logit"] - got.logit) < 1e-5 for item, got in zip(rankings, ranking.documents, strict=True))
+    hosted = live.client.post("/v1/retrieval/nvidia/a-model/reranking", json=BODY_PASSAGES | {"top_k": 1})
+    assert hosted.json()["rankings"] == rankings[:1]
+    assert live.client.post("/v1/ranking", json=BODY_PASSAGES | {"top_k": 0}).json()["message"].startswith("top_k: ")
     plain = live.client.post("/v1/ranking", json=BODY_PASSAGES | {"query": "cat"})
     assert plain.status_code == 422
     assert plain.json()["message"].startswith("query: ")

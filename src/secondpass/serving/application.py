@@ -52,6 +52,8 @@ from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, Requ
 from secondpass.tracing import reranking
 
 METRICS, TEI_PATH = "/metrics", "/rerank"
+# Where Nvidia's own service has each of its models; here the body names the model.
+HOSTED = "/v1/retrieval/{name:path}/reranking"
 UNTRACED = PROBES | {METRICS}
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -239,6 +241,7 @@ def _add_scoring(made: APIRouter, service: Service) -> None:
     for path, shape, model, summary in (
         ("/v2/rerank", shapes.RerankRequest, shapes.RerankResponse, "Order documents: Cohere's shape"),
         ("/v1/rerank", DocumentsShape, documents, "Order documents: Jina's, vLLM's and Voyage's shape"),
+        ("/voyage/v1/rerank", shapes.VoyagesOwnRequest, shapes.VoyageResponse, "Order documents: Voyage's shape alone"),
         ("/rerank", AnyShape, shapes.TextsResponse | documents, "Order texts or documents: any of the shapes"),
         ("/v1/ranking", shapes.RankingRequest, shapes.RankingResponse, "Order passages: Nvidia's shape"),
         ("/score", PairsShape, told, "Score pairs: our shape and vLLM's"),
@@ -248,6 +251,9 @@ def _add_scoring(made: APIRouter, service: Service) -> None:
         options = _options(service, model, PROBLEMS)
         endpoint = _answering(service, shape)
         made.add_api_route(path, endpoint, methods=["POST"], operation_id=name, summary=summary, **options)
+    ranking = _answering(service, shapes.RankingRequest)
+    hidden = _options(service, shapes.RankingResponse, PROBLEMS)
+    made.add_api_route(HOSTED, ranking, methods=["POST"], include_in_schema=False, **hidden)
 
 
 def _add_watching(made: APIRouter, service: Service) -> None:

@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    FailFast,
     Field,
     StringConstraints,
     Tag,
@@ -51,6 +52,11 @@ def _text(value: Any) -> Any:
     raise PydanticCustomError("document", "is neither a string nor an object with the string 'text'")
 
 
+def listed(value: Any) -> Any:
+    """One text is a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
 def _object_with(text: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": {"text": dict(text)}, "required": ["text"]}
 
@@ -62,7 +68,17 @@ SOME_TEXT: dict[str, Any] = {"contains": dict(NOT_BLANK)}
 SOME_OBJECT: dict[str, Any] = {"contains": _object_with(NOT_BLANK)}
 SOME_EITHER: dict[str, Any] = {"contains": {"anyOf": [dict(NOT_BLANK), _object_with(NOT_BLANK)]}}
 Text = Annotated[str, StringConstraints(strict=True)]
-TextOrObject = Annotated[str, BeforeValidator(_text), WithJsonSchema({"anyOf": [dict(TEXT), _object_with(TEXT)]})]
+EITHER: Mapping[str, Any] = {"anyOf": [dict(TEXT), _object_with(TEXT)]}
+TextOrObject = Annotated[str, BeforeValidator(_text), WithJsonSchema(dict(EITHER))]
+SomeOrOne = Annotated[
+    list[TextOrObject],
+    FailFast(),
+    Field(min_length=1),
+    BeforeValidator(listed),
+    WithJsonSchema(
+        {"anyOf": [dict(NOT_BLANK), {"type": "array", "minItems": 1, "items": dict(EITHER), **SOME_EITHER}]}
+    ),
+]
 TextObject = Annotated[str, BeforeValidator(_text), WithJsonSchema(_object_with(TEXT))]
 Count = Annotated[Annotated[int, Field(strict=True, ge=1)] | None, BeforeValidator(_whole)]
 CountOrZero = Annotated[Annotated[int, Field(strict=True, ge=0)] | None, BeforeValidator(_whole)]

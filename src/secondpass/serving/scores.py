@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import AliasChoices, BaseModel, BeforeValidator, FailFast, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, ModelName, Text
+from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, ModelName, Text, listed
 from secondpass.serving.problems import invalid
 from secondpass.serving.shapes import NOT_SCORED, CuttingRequest, Envelope, Request, enveloped, json_number
 from secondpass.serving.work import Answer, Work
@@ -69,15 +69,11 @@ QUERIES = ("text_1", "queries", "data_1")
 DOCUMENTS = ("text_2", "documents", "items", "data_2")
 
 
-def _texts(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 def _one_or_some(**items: Any) -> dict[str, Any]:
     return {"anyOf": [dict(NOT_BLANK), {"type": "array", "minItems": 1, **items}]}
 
 
-Texts = Annotated[list[Text], FailFast(), Field(min_length=1), BeforeValidator(_texts)]
+Texts = Annotated[list[Text], FailFast(), Field(min_length=1), BeforeValidator(listed)]
 Queries = Annotated[Texts, WithJsonSchema(_one_or_some(items=dict(NOT_BLANK)))]
 Documents = Annotated[Texts, WithJsonSchema(_one_or_some(items=dict(TEXT), **SOME_TEXT))]
 

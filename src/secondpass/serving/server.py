@@ -6,9 +6,7 @@ import asyncio
 import errno
 import functools
 import gc
-import io
 import json
-import logging
 import math
 import os
 import signal
@@ -18,10 +16,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import httptools
 import uvicorn
@@ -32,7 +30,7 @@ from secondpass.serving.answering import Service
 from secondpass.serving.application import create_app
 from secondpass.serving.problems import Problem, body_of, head_too_large, no_descriptors, slow_head
 from secondpass.serving.settings import Settings
-from secondpass.serving.telemetry import Admission, Facts, JsonLines, Metrics, logger, note
+from secondpass.serving.telemetry import Admission, Facts, Metrics, logger, logs_as_json, note
 from secondpass.system import open_files
 
 # After the last deadline everything has been answered; a little more for writing it out.
@@ -43,6 +41,8 @@ HEAD_BYTES = 65_536
 GRACE_S = 0.25
 # How long what a refused client still sends is thrown away, so that it gets to read why.
 LINGER_S = 1.0
+# And so many bytes at most of the rest of a body.
+LINGER_BYTES = 24_000_000
 # File descriptors that connections leave to the process: for its log, a model's files, and refusing others.
 SPARE_FILES = 24
 # At most so often a flood of connections is logged.
@@ -115,6 +115,23 @@ class PlainParser:
         return b"\r\n".join([*lines, b"", b""])
 
 
+class LingeringTransport:
+    """A transport as answers see it: its end waits for what the client still sends of the request.
+
+    A connection that is closed with bytes unread is reset, and the client loses the answer that says why.
+    """
+
+    def __init__(self, connection: GuardedConnection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection.transport, name)
+
+    def close(self) -> None:
+        """Close, at once or soon."""
+        self._connection.leave()
+
+
 class GuardedConnection(HttpToolsProtocol):
     """uvicorn's connection where everything ends: a head is bounded in bytes and seconds, a reader is waited for."""
 
@@ -126,6 +143,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._in_head = True
         self._in_message = False
         self._refused = False
+        self._left_over = LINGER_BYTES  # that are still thrown away of a body whose answer closes the connection
         self._timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
 
@@ -153,6 +171,10 @@ class GuardedConnection(HttpToolsProtocol):
             super().data_received(piece)
             if self._unseen >= HEAD_BYTES:
                 self._refuse(head_too_large(HEAD_BYTES))
+        if self._refused:
+            self._left_over -= len(data)
+            if self._left_over < 0:
+                self.transport.close()
         if not self._refused and not self.transport.is_closing() and not self._is_busy():
             self._wait()
 
@@ -174,6 +196,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._unseen = 0
         self._expect(None)
         super().on_headers_complete()
+        self.cycle.transport = LingeringTransport(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -187,17 +210,42 @@ class GuardedConnection(HttpToolsProtocol):
         self._in_message = False
         self._unseen = 0
         super().on_message_complete()
+        if not self._is_busy():
+            self._expect(None)
 
     def on_response_complete(self) -> None:
         """The rest of a request that was answered before it was whole is not waited for long."""
+        if self._refused:
+            return
         super().on_response_complete()
         if self._in_message and not self._is_busy() and not self.transport.is_closing():
             self._wait()
 
+    def leave(self) -> None:
+        """Close after an answer; a client that still sends the body of that request reads it first."""
+        if not self._in_message or self._in_head or self.pipeline or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._refused = True
+        with suppress(OSError):
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._expect(self._door.settings.head_s)
+
     def pause_writing(self) -> None:
         """A client that does not read its answer is left."""
         super().pause_writing()
-        self._reader_timer = self.loop.call_later(self._door.settings.deadline_s, self.transport.abort)
+        self._watch_reader(self.transport.get_write_buffer_size())
+
+    def _watch_reader(self, size: int) -> None:
+        self._reader_timer = self.loop.call_later(self._door.settings.deadline_s, self._leave_reader, size)
+
+    def _leave_reader(self, before: int) -> None:
+        size = self.transport.get_write_buffer_size()
+        if size < before:
+            self._watch_reader(size)
+        else:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         """It reads."""
@@ -425,33 +473,6 @@ def _hangups() -> Iterator[Callable[[DrainingServer], None]]:
         yield hand_over
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-@contextmanager
-def logs_as_json() -> Iterator[None]:
-    """Send the service's and uvicorn's records to stderr, a JSON object a line; afterwards all is as it was."""
-    handler = logging.StreamHandler(_unbuffered(sys.stderr))
-    handler.setFormatter(JsonLines())
-    named = {logging.getLogger("secondpass"): logging.INFO, logging.getLogger("uvicorn"): logging.WARNING}
-    before = [(each, each.handlers, each.level, each.propagate) for each in named]
-    for each, level in named.items():
-        each.handlers, each.propagate = [handler], False
-        each.setLevel(level)
-    try:
-        yield
-    finally:
-        for each, handlers, level, propagate in before:
-            each.handlers, each.propagate = handlers, propagate
-            each.setLevel(level)
-
-
-def _unbuffered(stream: TextIO) -> TextIO:
-    """Another way to the same file, if it is one: a buffer refuses what a signal handler logs amid a line."""
-    try:
-        file = open(stream.fileno(), "wb", buffering=0, closefd=False)
-    except (AttributeError, OSError):
-        return stream
-    return io.TextIOWrapper(file, stream.encoding, stream.errors, write_through=True)
 
 
 def _bound(host: str, port: int) -> socket.socket:

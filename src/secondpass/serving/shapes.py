@@ -22,6 +22,7 @@ from secondpass.serving.fields import (
     PairLimit,
     Query,
     Share,
+    SomeOrOne,
     Text,
     TextObject,
     TextOrObject,
@@ -94,6 +95,9 @@ class Meta(BaseModel):
     """Beside the answer: tokens, and what the client should know, such as cut documents."""
 
     tokens: TokensRead
+    billed_units: dict[Literal["search_units"], int] | None = Field(
+        default=None, description="What Cohere counts, beside `results`: a request is one search."
+    )
     scored: int | None = Field(default=None, description="With a budget, documents that were scored or are blank.")
     complete: bool | None = Field(default=None, description="With a budget, whether all was scored.")
     nothing_relevant: bool | None = Field(default=None, description=VERDICT)
@@ -162,6 +166,9 @@ def enveloped(answer: Answer, request_id: str, name: str, items: Iterable[str], 
     """An `Envelope` as JSON with `items`, JSON themselves, under `name`; without warnings that key is absent."""
     head = {"id": request_id, "model": answer.model, **more}
     meta: dict[str, Any] = {"tokens": {"input_tokens": answer.tokens}}
+    if name == "results":
+        # LangChain4j's Cohere client fails where it is not
+        meta["billed_units"] = {"search_units": 1}
     if answer.scored is not None:
         meta |= {"scored": answer.scored, "complete": answer.complete}
     if answer.nothing_relevant is not None:
@@ -294,6 +301,7 @@ class OpenRerankRequest(RerankRequest):
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["top_n"]}, {"not": dict(VOYAGES)}]})
     tells_documents = True
 
+    documents: SomeOrOne = Field(description="Texts, or objects with `text`, or one text; not all blank.")
     top_n: CountOrZero = Field(default=None, description="How many results; all when absent or 0.")
     return_documents: bool | None = Field(default=None, strict=True, description="False leaves the texts out.")
     max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
@@ -358,6 +366,12 @@ class VoyageRequest(OrderRequest):
         return enveloped(answer, request_id, "data", items, object="list")
 
 
+class VoyagesOwnRequest(VoyageRequest):
+    """Documents to order for a query, on a path where no field needs to tell the shape."""
+
+    model_config = ConfigDict(json_schema_extra={})
+
+
 class VoyageRank(BaseModel):
     """A document by its position in the request, and its score."""
 
@@ -393,6 +407,7 @@ class RankingRequest(OrderRequest):
         min_length=1, description="Not all blank.", json_schema_extra=SOME_OBJECT
     )
     truncate: Literal["NONE", "END"] | None = Field(default=None, description="NONE refuses pairs that would be cut.")
+    top_k: Count = Field(default=None, description="How many; all when absent. Every passage is scored anyway.")
 
     def work(self) -> Work:
         """The pairs to score."""
@@ -401,7 +416,8 @@ class RankingRequest(OrderRequest):
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
-        items = (f'{{"index":{index},"logit":{json_number(answer.logits[index])}}}' for index in answer.order)
+        told = answer.order[: self.most]
+        items = (f'{{"index":{index},"logit":{json_number(answer.logits[index])}}}' for index in told)
         return f'{{"rankings":[{",".join(items)}]}}'
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import re
+import sys
 import time
 import traceback
 import uuid
@@ -13,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -353,6 +356,33 @@ class JsonLines(logging.Formatter):
             places = traceback.extract_tb(error.__traceback__)[-8:]
             shown |= {"error": type(error).__name__, "at": [f"{one.filename}:{one.lineno}" for one in places]}
         return json.dumps(shown, default=str)
+
+
+@contextmanager
+def logs_as_json() -> Iterator[None]:
+    """Send the service's and uvicorn's records to stderr, a JSON object a line; afterwards all is as it was."""
+    handler = logging.StreamHandler(_unbuffered(sys.stderr))
+    handler.setFormatter(JsonLines())
+    named = {logging.getLogger("secondpass"): logging.INFO, logging.getLogger("uvicorn"): logging.WARNING}
+    before = [(each, each.handlers, each.level, each.propagate) for each in named]
+    for each, level in named.items():
+        each.handlers, each.propagate = [handler], False
+        each.setLevel(level)
+    try:
+        yield
+    finally:
+        for each, handlers, level, propagate in before:
+            each.handlers, each.propagate = handlers, propagate
+            each.setLevel(level)
+
+
+def _unbuffered(stream: TextIO) -> TextIO:
+    """Another way to the same file, if it is one: a buffer refuses what a signal handler logs amid a line."""
+    try:
+        file = open(stream.fileno(), "wb", buffering=0, closefd=False)
+    except (AttributeError, OSError):
+        return stream
+    return io.TextIOWrapper(file, stream.encoding, stream.errors, write_through=True)
 
 
 def _request_id(scope: Scope) -> str:
