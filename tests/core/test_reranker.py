@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from secondpass.reranker import Reranker, timed, warn_once
 from secondpass.score_cache import ScoreCache
 from secondpass.token_cache import TokenCache
 from secondpass.windows import Windows
-from tests.tiny_models import WORDS
+from tests.tiny_models import WORDS, make_chain, make_decoder
 
 QUERY = "how to reset the password"
 DOCUMENTS = ["the cat sat", "reset the password", "a cold river"]
@@ -280,6 +281,23 @@ def test_a_cache_of_scores_knows_all_that_a_score_depends_on(tiny_folder: str) -
         next(reranker.model.classifier.parameters()).mul_(0.5)
     assert recalled(reranker) == (exact, 0), "made in torch now, of which nothing is kept yet"
     assert recalled(reranker) == (exact, 3)
+
+
+def test_a_cache_of_scores_knows_how_a_readout_is_set(tmp_path: Path) -> None:
+    """Which rows of the vocabulary are read and how states are pooled stands neither in a config nor in the weights."""
+    causal, cache = str(make_decoder(tmp_path / "causal", "qwen3", chat=None, length=512)), ScoreCache()
+    models = [
+        CrossEncoder(causal, device="cpu", template="zerank", true_token=yes, false_token=no)
+        for yes, no in (("yes", "no"), ("no", "yes"))
+    ]
+    models += [CrossEncoder(str(make_chain(tmp_path / mode, "bert", mode)), device="cpu") for mode in ("max", "mean")]
+    models[2].model, models[3].model = (one.model for one in models[2:])  # as torch has them
+    exact = [recalled(model)[0] for model in models]
+    assert len({str(ranked) for ranked in exact}) == 4
+    for model in models:
+        model.use_score_cache(cache)
+    assert [recalled(model) for model in models] == [(ranked, 0) for ranked in exact]
+    assert [recalled(model) for model in models] == [(ranked, 3) for ranked in exact]
 
 
 def test_the_best_window_by_another_label_is_another_entry(tiny_model_folder: Callable[..., str]) -> None:

@@ -27,6 +27,8 @@ from secondpass.forwards.precision import Precision, precision_of
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.tokens import Tokens
 
+# Settings of a module that look alike in every process.
+PLAIN = (bool, int, float, str, tuple, type(None))
 # Elements of each weight that `Watch` looks at.
 PROBES = 16
 
@@ -136,8 +138,11 @@ def described(model: Any) -> Described | None:
 
 
 def _digest(model: Any) -> str:
-    """Of a model's class, config and numbers; it reads them all."""
+    """Of a model's class, config and numbers, which it reads all, and of how its readout is set, which those leave out."""
     whole = hashlib.sha256(f"{type(model).__qualname__} {model.config.to_json_string()}".encode())
+    for part in model.readout.modules() if isinstance(model, ReadoutModel) else ():
+        plain = {name: value for name, value in vars(part).items() if isinstance(value, PLAIN) and name != "training"}
+        whole.update(f"{type(part).__qualname__} {sorted(plain.items())} ".encode())
     for name, value in model.state_dict().items():
         whole.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         numbers = value.detach().cpu().contiguous().reshape(-1)
