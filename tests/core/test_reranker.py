@@ -334,3 +334,20 @@ def test_who_computes_in_a_way_of_their_own_is_not_recalled(tiny_folder: str) ->
     reranker.use_score_cache(ScoreCache())
     reranker.model.register_forward_hook(lambda *given: None)
     assert [recalled(reranker)[1] for _ in range(2)] == [0, 0]
+
+
+def test_adapters_are_not_recalled(own_tiny: CrossEncoder) -> None:
+    """Which of them are on stands in no weight: what is scored without them is not what was scored with them."""
+    peft = pytest.importorskip("peft")
+    learnt = peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+    own_tiny.use_score_cache(ScoreCache())
+    plain = recalled(own_tiny)[0]
+    adapted = peft.inject_adapter_in_model(learnt, own_tiny.model)
+    with_them, hits = recalled(own_tiny)
+    for part in adapted.modules():
+        if isinstance(part, peft.tuners.tuners_utils.BaseTunerLayer):
+            part.enable_adapters(False)
+    without, hits_then = recalled(own_tiny)
+    assert (hits, hits_then) == (0, 0)
+    assert dict(without) == pytest.approx(dict(plain), abs=1e-5)
+    assert dict(without) != pytest.approx(dict(with_them), abs=1e-5)
