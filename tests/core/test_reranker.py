@@ -336,6 +336,20 @@ def test_who_computes_in_a_way_of_their_own_is_not_recalled(tiny_folder: str) ->
     assert [recalled(reranker)[1] for _ in range(2)] == [0, 0]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("quantised", [True, False])
+def test_state_that_is_no_tensor_is_not_recalled(own_tiny: CrossEncoder, quantised: bool) -> None:
+    """Such as torch's quantised layers have, and modules of somebody's own: they are scored as without a cache."""
+    if quantised:
+        own_tiny.model = torch.ao.quantization.quantize_dynamic(own_tiny.model, {nn.Linear}, dtype=torch.qint8)
+    else:
+        kind = type("Scaled", (nn.Dropout,), {"get_extra_state": lambda part: {"scale": 2}})
+        own_tiny.model.dropout = kind(0.0)
+    expected = recalled(own_tiny)[0]
+    own_tiny.use_score_cache(ScoreCache())
+    assert [recalled(own_tiny) for _ in range(2)] == [(expected, 0)] * 2
+
+
 def test_adapters_are_not_recalled(own_tiny: CrossEncoder) -> None:
     """Which of them are on stands in no weight: what is scored without them is not what was scored with them."""
     peft = pytest.importorskip("peft")
