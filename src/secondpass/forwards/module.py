@@ -266,7 +266,7 @@ class ModelForward:
         )
 
     def _identity(self, compute: Compute, dtype: str) -> Callable[[], str] | None:
-        """None where weights and config do not tell all: hooks, adapters, which may be off, layers of other libraries."""
+        """None where weights and config do not tell all: hooks, adapters, which may be off, others' layers."""
         model = self._model
         if not is_plain(model, TOLD) or any(type(kept) is not torch.Tensor for kept in model.state_dict().values()):
             return None
