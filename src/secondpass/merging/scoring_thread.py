@@ -72,8 +72,8 @@ class ScoringThread:
         with self._queue.changed:
             while len(self._threads) < self._reranker.workers and not call.settled:
                 thread = threading.Thread(target=self._run, name="secondpass-score", daemon=True)
+                thread.start()  # which may fail; it does nothing before this one lets go of the queue
                 self._threads.add(thread)
-                thread.start()
 
     def join(self) -> None:
         """Wait for the end of the threads, but for this one where it is one of them (a callback of an answer)."""

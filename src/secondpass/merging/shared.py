@@ -211,7 +211,11 @@ class SharedReranker:
         call.arrived = arrived
         self._queue.accept(call)
         if budget_s is not None:
-            self._scoring.wake(call)  # it may end before it has tokens
+            try:
+                self._scoring.wake(call)  # it may end before it has tokens
+            except BaseException:
+                call.future.cancel()
+                raise
         return call
 
     async def _in_pool(self, accept: Callable[[float | None], QueuedJob], budget_s: float | None) -> QueuedJob:
