@@ -450,11 +450,8 @@ class Reranker(OpenModel):
         self, columns: list[list[str]], call: Call, rule: Relevance | None = None, owners: Sequence[str] = ()
     ) -> Scored:
         """Score pairs; `owners` are what an error calls their queries, where not the pairs are the caller's."""
-        engine = self.engine()
+        engine, show = self.engine(scores=True), call.show
         window, reading = self._planned(columns, call, rule)
-        loaded, show = self._loaded, call.show
-        if isinstance(loaded, Loaded):
-            loaded.model.eval()
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         with ranking.Bar(show) as bar:

@@ -56,6 +56,16 @@ def test_an_answer_is_that_of_the_call_alone(shared: SharedReranker, own_tiny: C
     assert answer.waited_ms >= 0
 
 
+def test_training_mode_is_left(own_tiny: CrossEncoder) -> None:
+    """No dropout in scores, whichever door they come through."""
+    expected = logits(own_tiny, ["mat", "dog"])
+    with SharedReranker(own_tiny) as shared:
+        own_tiny.model.train()
+        own_tiny.model.bert.embeddings.register_forward_hook(lambda *given: None)  # computed by transformers
+        assert numbers(shared.submit(QUERY, ["mat", "dog"]).result(WAIT_S)) == pytest.approx(expected, abs=1e-5)
+    assert not own_tiny.model.training
+
+
 def test_no_documents_give_no_rows(shared: SharedReranker) -> None:
     """An answer at once, the model is not asked."""
     assert shared.submit(QUERY, []).result(WAIT_S).logits.shape == (0, 1)

@@ -111,8 +111,9 @@ class ScoringThread:
     def _score_next(self) -> None:
         """One batch, unless everything was taken back; a model that refuses to score fails what waits for it."""
         try:
-            engine = self._reranker.engine()
+            self._reranker.engine()  # not of a model that is closed or trained
             self._gather(self.batch_tokens)
+            engine = self._reranker.engine(scores=True)
             asked = time.monotonic()
             # may wait for a batch of others: never under the lock of the queue
             computation = engine.ready()

@@ -424,8 +424,8 @@ class OpenModel:
         """What the model wants in the unused places of a batch."""
         return padding_of(self.tokenizer)
 
-    def engine(self) -> Engine:
-        """The stages, for whoever has a job; asked again when it is done, this tells whether the model still stands.
+    def engine(self, scores: bool = False) -> Engine:
+        """The stages, out of training mode for `scores`; asked again after a job it tells whether the model still stands.
 
         Raises:
             SecondPassError: the model is closed, or is being trained in another thread.
@@ -438,13 +438,14 @@ class OpenModel:
             raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
         if hasattr(engine.forward, "exact"):
             engine.forward.exact = thread is not None
+        if scores and isinstance(self._loaded, Loaded):
+            self._loaded.model.eval()
         return engine
 
     def close(self) -> None:
         """Let go of the weights; later calls raise `SecondPassError`."""
         self._end_workers()
-        self._engine = None
-        self._loaded = None
+        self._engine = self._loaded = None
 
 
 @dataclass(slots=True)
