@@ -425,7 +425,7 @@ class OpenModel:
         return padding_of(self.tokenizer)
 
     def engine(self, scores: bool = False) -> Engine:
-        """The stages, out of training mode for `scores`; asked again after a job it tells whether the model still stands.
+        """The stages, out of training mode for `scores`; asked again after a job, it tells if the model still stands.
 
         Raises:
             SecondPassError: the model is closed, or is being trained in another thread.
