@@ -99,7 +99,6 @@ class Reranker(OpenModel):
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
         self._score_cache: ScoreCache | None = None
-        self._token_limit = loaded.token_limit
         _ = self.window
         super().__init__(loaded, precision)
         if loaded.calibration is not None:
@@ -189,13 +188,14 @@ class Reranker(OpenModel):
 
         For None the window that goes with the model's template is no less a limit.
         """
+        limit = self._open().token_limit
         if self.max_length is None:
             published = None if self.template is None else self.template.window
-            return min(self._token_limit, published or self._token_limit)
+            return min(limit, published or limit)
         wish = positive_int(self.max_length, "max_length")
-        if wish > self._token_limit:
-            warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")
-        return min(wish, self._token_limit)
+        if wish > limit:
+            warn_once(f"max_length={wish} is more than the model can read: {limit} is used")
+        return min(wish, limit)
 
     @property
     def token_cache(self) -> TokenCache | None:

@@ -209,7 +209,7 @@ class OpenModel:
     def model(self, model: Any) -> None:
         if not (hasattr(model, "eval") and hasattr(model, "config")):
             raise InvalidInput(f"model is {type(model).__name__}, not a model of transformers")
-        made = replace(self._built("model is an object of transformers"), model=model.eval(), config=model.config)
+        made = self._built("model is an object of transformers").with_model(model)
         self.engine().forward = torch_engine(made, self._precision).forward
         self._loaded = made
         self.forget_calibration()
