@@ -255,7 +255,7 @@ async def test_a_cancelled_task_takes_its_work_back(shared: SharedReranker, forw
 
 
 async def test_a_cache_of_scores_holds_up_no_coroutine(own_tiny: CrossEncoder) -> None:
-    """It is asked beside the event loop; a task that is cancelled meanwhile leaves nothing, and a budget goes on."""
+    """It is asked beside the event loop; what is cancelled or late meanwhile leaves nothing, and a budget goes on."""
     entered, go = threading.Event(), threading.Event()
 
     class Slow(ScoreCache):
@@ -271,6 +271,8 @@ async def test_a_cache_of_scores_holds_up_no_coroutine(own_tiny: CrossEncoder) -
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
+        await asyncio.wait_for(shared.score(QUERY, texts(3), deadline_s=0.05), WAIT_S / 2)
     late = asyncio.create_task(shared.score(QUERY, texts(3), budget_s=0.01))
     await asyncio.sleep(0.02)
     go.set()

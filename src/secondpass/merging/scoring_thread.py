@@ -32,9 +32,9 @@ class MergedBatch:
     seconds: float
 
 
-def too_late(call: QueuedJob) -> DeadlineExceeded:
+def too_late(deadline_s: float | None) -> DeadlineExceeded:
     """The error of a call whose time is up."""
-    return DeadlineExceeded(f"the answer was not there within {call.deadline_s} s")
+    return DeadlineExceeded(f"the answer was not there within {deadline_s} s")
 
 
 class ScoringThread:
@@ -142,7 +142,7 @@ class ScoringThread:
             late = [call for call in self._queue.calls if call.late]
             spent = [call for call in self._queue.calls if call.spent(self.seconds_per_token)]
         for call in late:
-            self._queue.settle(call, too_late(call))
+            self._queue.settle(call, too_late(call.deadline_s))
         for call in spent:
             self._queue.settle(call, partial(call.scored, computation))
 
@@ -203,7 +203,7 @@ class ScoringThread:
             if call.settled or not call.complete:
                 return
         if call.late:
-            self._queue.settle(call, too_late(call))
+            self._queue.settle(call, too_late(call.deadline_s))
             return
         engine = self._reranker.engine()
         self._queue.settle(call, partial(call.scored, computation or engine.ready()))
