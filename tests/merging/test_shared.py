@@ -533,6 +533,46 @@ def test_a_callback_may_close(shared: SharedReranker, forward: WatchedForward) -
     assert closed_by == ["secondpass-score"]
 
 
+def test_a_callback_that_closes_waits_for_nobody(shared: SharedReranker, forward: WatchedForward) -> None:
+    """Only its own thread could finish the others: they fail, and closing comes to its end."""
+    forward.hold()
+    first = shared.submit(QUERY, ["cat"])
+    forward.wait_for_entry()
+    second = shared.submit(QUERY, texts(9))
+    first.add_done_callback(lambda _: shared.close())
+    forward.gate.set()
+    with pytest.raises(SecondPassError, match="closed: this call was not finished"):
+        second.result(WAIT_S)
+    assert len(first.result(WAIT_S).logits) == 1
+    shared.close()
+
+
+def test_a_callback_in_the_thread_that_tokenises_may_close(
+    shared: SharedReranker, own_tiny: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for itself either."""
+    go, tokens, closed_by = threading.Event(), own_tiny.tokens, list[str]()
+
+    def refusing(queries: Sequence[str], documents: Sequence[str], **more: Any) -> Any:
+        if "bad" in documents:
+            assert go.wait(WAIT_S)
+            raise InvalidInput("bad")
+        return tokens(queries, documents, **more)
+
+    def close(_: Future[Scored]) -> None:
+        shared.close()
+        closed_by.append(threading.current_thread().name)
+
+    monkeypatch.setattr(own_tiny, "tokens", refusing)
+    future = shared.submit(QUERY, [*texts(PIECE), "bad"], budget_s=10 * WAIT_S)
+    future.add_done_callback(close)
+    go.set()
+    with pytest.raises(InvalidInput, match="bad"):
+        future.result(WAIT_S)
+    shared.close()
+    assert closed_by == ["secondpass-tokenise_0"]
+
+
 def test_coroutines_under_way_are_drained_from_another_thread(own_tiny: CrossEncoder, forward: WatchedForward) -> None:
     """Also those that are still being tokenised."""
     shared = SharedReranker(own_tiny)

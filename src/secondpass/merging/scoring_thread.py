@@ -58,7 +58,7 @@ class ScoringThread:
         self._max_round_tokens = max_round_tokens
         self._watch = watch
         self._resume = resume
-        self._threads: set[threading.Thread] = set()
+        self.threads: set[threading.Thread] = set()  # guarded by the queue
         self._pace = Pace()
 
     @property
@@ -70,21 +70,21 @@ class ScoringThread:
         """See to it that new rows of `call` get scored; a call whose rows all were scored already is delivered."""
         self._deliver(call)
         with self._queue.changed:
-            while len(self._threads) < self._reranker.workers and not call.settled:
+            while len(self.threads) < self._reranker.workers and not call.settled:
                 thread = threading.Thread(target=self._run, name="secondpass-score", daemon=True)
                 thread.start()  # which may fail; it does nothing before this one lets go of the queue
-                self._threads.add(thread)
+                self.threads.add(thread)
 
     def join(self) -> None:
         """Wait for the end of the threads, but for this one where it is one of them (a callback of an answer)."""
         with self._queue.changed:
-            threads = self._threads - {threading.current_thread()}
+            threads = self.threads - {threading.current_thread()}
         for thread in threads:
             thread.join()
 
     def after_fork(self) -> None:
         """The threads stayed in the parent."""
-        self._threads.clear()
+        self.threads.clear()
 
     def _run(self) -> None:
         try:
@@ -92,7 +92,7 @@ class ScoringThread:
                 self._score_next()
         except BaseException as error:
             with self._queue.changed:
-                self._threads.discard(threading.current_thread())
+                self.threads.discard(threading.current_thread())
             self._queue.abandon(SecondPassError(f"the scoring thread ended: {error!r}"))
             raise
 
@@ -104,7 +104,7 @@ class ScoringThread:
                 left, over = queue.left_s, queue.closed and not queue.calls
                 idle = not over and not queue.changed.wait(min(IDLE_S, left)) and left == math.inf
                 if (idle and not queue.rows_wait()) or (queue.closed and not queue.calls):
-                    self._threads.discard(threading.current_thread())
+                    self.threads.discard(threading.current_thread())
                     return False
             return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import math
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -179,19 +180,24 @@ class SharedReranker:
     def close(self, drain: bool = True, timeout_s: float | None = None) -> None:
         """Accept no more; finish what was accepted (at most `timeout_s` long) or, without `drain`, fail it at once.
 
-        Calls that do not get finished raise `SecondPassError`. Returns when the scoring thread has ended.
+        Calls that do not get finished raise `SecondPassError`. Returns when the scoring thread has ended. A future's
+        callback runs in a thread that scores or tokenises: closed by one, what is not finished fails, for it waits for
+        this thread.
         """
         queue = self._queue
         with queue.changed:
             queue.closed = True
             queue.changed.notify_all()
-            if drain:
-                queue.changed.wait_for(lambda: not queue.calls, timeout_s)
             pools = list(self._pools.values())
+            here = threading.current_thread()
+            own = here in self._scoring.threads or any(here in pool._threads for pool in pools)
+            if drain and not own:
+                queue.changed.wait_for(lambda: not queue.calls, timeout_s)
+                pools = list(self._pools.values())
         queue.abandon(SecondPassError(f"{CLOSED}: this call was not finished"))
         self._scoring.join()
         for pool in pools:
-            pool.shutdown()
+            pool.shutdown(wait=not own)
 
     def _accepted(
         self,
