@@ -393,8 +393,9 @@ class _Scoring:
             starts = np.cumsum([0, *(len(one.documents) for one in self._asked)]).tolist()
             pairs = [(row, starts[row] + index) for row, own in zip(rows, chosen, strict=True) for index in own]
             named = tuple(pairs[number][1] for number in error.indices)
-            blank = f"queries[{pairs[error.indices[0]][0]}] is blank"
-            what = blank if isinstance(error, NoTokens) else f"pairs {list(named)}: {error}"
+            what = f"pairs {list(named)}: {error}"
+            if isinstance(error, NoTokens):
+                what = f"queries[{pairs[error.indices[0]][0]}] is blank"
             raise type(error)(f"model {self._stage}, {what}", named) from error
         made: list[list[Ranked]] = [[] for _ in wanted]
         for row, one, own, ranking in zip(rows, asked, chosen, rankings, strict=True):

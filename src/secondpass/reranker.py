@@ -99,6 +99,7 @@ class Reranker(OpenModel):
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
         self._score_cache: ScoreCache | None = None
+        self._loaded = loaded  # whose window is checked before anything is made
         _ = self.window
         super().__init__(loaded, precision)
         if loaded.calibration is not None:

@@ -212,7 +212,7 @@ class Job:
 
     def pairs_of(self, error: Exception) -> Exception:
         """`error` in this caller's terms: a pair that was scored for several equal ones stands for all of them."""
-        if not isinstance(error, NonFiniteScore | OutOfMemory):
+        if not isinstance(error, NonFiniteScore | OutOfMemory) or not error.indices:
             return error
         wrong = {self._places[row] for row in error.indices}
         rows = [row for row, place in enumerate(self._places) if place in wrong]
