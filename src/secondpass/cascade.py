@@ -15,7 +15,7 @@ import numpy as np
 from secondpass.activations import Activation
 from secondpass.calibration import Calibration, least_of, with_probabilities
 from secondpass.cross_encoder import CrossEncoder, hits_of
-from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens, TooLong
+from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens, OutOfMemory, TooLong
 from secondpass.explanation import Explanation, explain
 from secondpass.models.config import read_json, write_json
 from secondpass.models.folders import cascade_file
@@ -389,12 +389,13 @@ class _Scoring:
         left = {} if self._until is None else {"budget_ms": max(0.001, 1000 * (self._until - time.perf_counter()))}
         try:
             rankings = self._model.rank_many([one.query for one in asked], texts, **self._options | left)
-        except (NonFiniteScore, NoTokens, TooLong) as error:
+        except (NonFiniteScore, NoTokens, OutOfMemory, TooLong) as error:
             starts = np.cumsum([0, *(len(one.documents) for one in self._asked)]).tolist()
             pairs = [(row, starts[row] + index) for row, own in zip(rows, chosen, strict=True) for index in own]
             named = tuple(pairs[number][1] for number in error.indices)
-            blank = f"queries[{pairs[error.indices[0]][0]}] is blank"
-            what = blank if isinstance(error, NoTokens) else f"pairs {list(named)}: {error}"
+            what = f"pairs {list(named)}: {error}"
+            if isinstance(error, NoTokens):
+                what = f"queries[{pairs[error.indices[0]][0]}] is blank"
             raise type(error)(f"model {self._stage}, {what}", named) from error
         made: list[list[Ranked]] = [[] for _ in wanted]
         for row, one, own, ranking in zip(rows, asked, chosen, rankings, strict=True):

@@ -446,7 +446,7 @@ class CrossEncoder(Reranker):
         own: dict[str, Any] = {"prompts": self.prompts, "default_prompt": self.default_prompt_name}
         settings = self._transformer_settings
         own |= {"transformer_settings": settings, "template": None if settings else self.template}
-        return {**own, "calibration": calibration, "input_limit": self._token_limit}
+        return {**own, "calibration": calibration, "input_limit": self._open().token_limit}
 
     def save_pretrained(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
         """The same as `save`."""

@@ -17,7 +17,7 @@ class InvalidInput(SecondPassError, ValueError):
 class _OfPairs(SecondPassError):
     """An error that says which pairs cause it, also when it travels between processes."""
 
-    def __init__(self, message: str, indices: tuple[int, ...]) -> None:
+    def __init__(self, message: str, indices: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.indices = indices
 
@@ -55,8 +55,8 @@ class NonFiniteScore(_OfPairs, ArithmeticError):
     """
 
 
-class OutOfMemory(SecondPassError, RuntimeError):
-    """A single pair does not fit into the device's memory; the message gives its tokens.
+class OutOfMemory(_OfPairs, RuntimeError):
+    """A single pair does not fit into the device's memory; the message gives its tokens, `indices` its position.
 
     Ask for a shorter window (`max_length=`), a half type, or a smaller model.
     """

@@ -166,16 +166,16 @@ def by_label(scores: npt.NDArray[Any], num_labels: int) -> npt.NDArray[Any]:
 
 
 def converted(scores: npt.NDArray[Any], device: torch.device | str, to_numpy: bool, to_tensor: bool) -> Scores:
-    """The seed's precedence: a tensor on the device wins, then a float32 array, else a list of tensors.
+    """float32, by the seed's precedence: a tensor on the device wins, then an array, else a list of tensors.
 
     Raises:
         MissingExtra: torch, which has tensors, is not installed.
     """
+    array: Numbers = scores.astype(np.float32, copy=False)
     if to_numpy and not to_tensor:
-        array: Numbers = scores.astype(np.float32, copy=False)
         return array
     library = optional("torch", "torch, which scores as tensors need,", "torch")
-    made: torch.Tensor = library.from_numpy(scores).to(device)
+    made: torch.Tensor = library.from_numpy(array).to(device)
     return made if to_tensor else list(made)
 
 

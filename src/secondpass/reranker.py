@@ -99,7 +99,7 @@ class Reranker(OpenModel):
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
         self._score_cache: ScoreCache | None = None
-        self._token_limit = loaded.token_limit
+        self._loaded = loaded  # whose window is checked before anything is made
         _ = self.window
         super().__init__(loaded, precision)
         if loaded.calibration is not None:
@@ -189,14 +189,15 @@ class Reranker(OpenModel):
 
         For None the window that goes with the model's template is no less a limit.
         """
+        limit = (loaded := self._open()).token_limit
         if self.max_length is None:
             published = None if self.template is None else self.template.window
-            limit = loaded.limit_now if isinstance(loaded := self._loaded, Loaded) else self._token_limit
+            limit = loaded.limit_now if isinstance(loaded, Loaded) else limit
             return min(limit, published or limit)
         wish = positive_int(self.max_length, "max_length")
-        if wish > self._token_limit:
-            warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")
-        return min(wish, self._token_limit)
+        if wish > limit:
+            warn_once(f"max_length={wish} is more than the model can read: {limit} is used")
+        return min(wish, limit)
 
     @property
     def token_cache(self) -> TokenCache | None:
@@ -451,11 +452,8 @@ class Reranker(OpenModel):
         self, columns: list[list[str]], call: Call, rule: Relevance | None = None, owners: Sequence[str] = ()
     ) -> Scored:
         """Score pairs; `owners` are what an error calls their queries, where not the pairs are the caller's."""
-        engine = self.engine()
+        engine, show = self.engine(scores=True), call.show
         window, reading = self._planned(columns, call, rule)
-        loaded, show = self._loaded, call.show
-        if isinstance(loaded, Loaded):
-            loaded.model.eval()
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         with ranking.Bar(show) as bar:

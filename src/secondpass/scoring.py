@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens
-from secondpass.forwards.contract import Computation, Forward, Logits, Progress, non_finite, plan, score
+from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens, OutOfMemory
+from secondpass.forwards.contract import Computation, Forward, Logits, Progress, no_room, non_finite, plan, score
 from secondpass.forwards.prefixes import side_by_side
 from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
 from secondpass.record import CallRecord, Cut
@@ -212,11 +212,12 @@ class Job:
 
     def pairs_of(self, error: Exception) -> Exception:
         """`error` in this caller's terms: a pair that was scored for several equal ones stands for all of them."""
-        if not isinstance(error, NonFiniteScore):
+        if not isinstance(error, NonFiniteScore | OutOfMemory) or not error.indices:
             return error
         wrong = {self._places[row] for row in error.indices}
         rows = [row for row, place in enumerate(self._places) if place in wrong]
-        return non_finite(tuple(dict.fromkeys(self.asked[bisect_right(self._ends, row)] for row in rows)))
+        pairs = tuple(dict.fromkeys(self.asked[bisect_right(self._ends, row)] for row in rows))
+        return no_room(pairs[0], len(self.tokens[rows[0]])) if isinstance(error, OutOfMemory) else non_finite(pairs)
 
     def scored(self, computation: Computation) -> Scored:
         """What is known of every pair, in the caller's order."""
@@ -386,8 +387,7 @@ class Engine:
         self.tokenizer = PairTokenizer(fast_tokenizer, cache)
         self.forward = forward
         self.workers: Workers | None = None
-        # of calls with a budget
-        self._tokenising, self._scoring = Pace(), Pace()
+        self._tokenising, self._scoring = Pace(), Pace()  # of calls with a budget
         self._under_way: set[int] = set()
 
     def ready(self) -> Computation:
@@ -452,7 +452,7 @@ class Engine:
     ) -> None:
         try:
             job.put(rows, *score_rows(computation, job.tokens, rows, budget, max_pairs, step))
-        except NonFiniteScore as error:
+        except (NonFiniteScore, OutOfMemory) as error:
             raise job.pairs_of(error) from None
 
     def _score_until(

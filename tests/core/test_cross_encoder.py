@@ -22,7 +22,7 @@ from secondpass import CallRecord, CrossEncoder, InputExample
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.models.loading import devices_of
 from tests.model_spy import inputs_read
-from tests.tiny_models import LENGTH, ROUNDING, make_folder
+from tests.tiny_models import LENGTH, ROUNDING, make_folder, make_model
 
 QUERY = "how to reset the password"
 DOCUMENTS = ["the cat sat", "reset the password", "a cold river", "house and garden"]
@@ -364,6 +364,27 @@ def test_a_model_of_another_head_has_its_own_labels(own_tiny: CrossEncoder, thre
     assert own_tiny.num_labels == 3
     logits = own_tiny.predict(PAIRS, activation_fct=nn.Identity())
     np.testing.assert_allclose(logits, three.predict(PAIRS, activation_fct=nn.Identity()), atol=ROUNDING)
+
+
+@pytest.mark.parametrize("stored", [None, 24])
+def test_a_model_in_its_place_has_its_own_window(tiny_folder: str, tmp_path: Path, stored: int | None) -> None:
+    """Longer texts are cut for it, and not beyond what the folder says; one of fewer ids is refused."""
+    copied = tmp_path / "copied"
+    shutil.copytree(tiny_folder, copied)
+    if stored:
+        first = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+        (copied / "modules.json").write_text(json.dumps([first]))
+        (copied / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": stored}))
+    encoder = CrossEncoder(str(copied), device="cpu")
+    before, own = encoder.window, encoder.model
+    make_folder(tmp_path / "short", "bert", max_position_embeddings=32)
+    encoder.model = CrossEncoder(str(tmp_path / "short"), device="cpu").model
+    assert encoder.window == (stored or 32) < LENGTH
+    assert np.isfinite(encoder.predict([(QUERY, "mat " * 200)])).all()
+    with pytest.raises(ModelLoadError, match=r"^model: the tokenizer has ids up to"):
+        encoder.model = make_model("bert", 9)
+    encoder.model = own
+    assert encoder.window == before
 
 
 def test_quantised_layers_are_computed(own_tiny: CrossEncoder) -> None:

@@ -103,6 +103,17 @@ def test_a_tensor_wins_over_an_array_over_a_list(
     assert str(scores.dtype).endswith("float32")
 
 
+@pytest.mark.parametrize("activation", [torch.Tensor.double, torch.Tensor.half, lambda logits: logits > 0])
+def test_scores_are_float32_whatever_an_activation_gives(tiny: CrossEncoder, activation: Any) -> None:
+    """As an array, as a tensor and in a list."""
+    array = tiny.predict(PAIRS, activation_fct=activation)
+    tensor = tiny.predict(PAIRS, activation_fct=activation, convert_to_tensor=True)
+    several = tiny.predict(PAIRS, activation_fct=activation, convert_to_numpy=False)
+    assert array.dtype == np.float32
+    assert {tensor.dtype, *(score.dtype for score in several)} == {torch.float32}
+    assert array.tolist() == tensor.tolist() == [score.item() for score in several]
+
+
 def test_results_belong_to_the_caller(tiny: CrossEncoder) -> None:
     """They can be written to, and enter autograd."""
     array, tensor = tiny.predict(PAIRS), tiny.predict(PAIRS, convert_to_tensor=True)

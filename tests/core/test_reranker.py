@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from secondpass.reranker import Reranker, timed, warn_once
 from secondpass.score_cache import ScoreCache
 from secondpass.token_cache import TokenCache
 from secondpass.windows import Windows
-from tests.tiny_models import WORDS
+from tests.tiny_models import WORDS, make_chain, make_decoder
 
 QUERY = "how to reset the password"
 DOCUMENTS = ["the cat sat", "reset the password", "a cold river"]
@@ -282,6 +283,23 @@ def test_a_cache_of_scores_knows_all_that_a_score_depends_on(tiny_folder: str) -
     assert recalled(reranker) == (exact, 3)
 
 
+def test_a_cache_of_scores_knows_how_a_readout_is_set(tmp_path: Path) -> None:
+    """Which rows of the vocabulary are read and how states are pooled stands neither in a config nor in the weights."""
+    causal, cache = str(make_decoder(tmp_path / "causal", "qwen3", chat=None, length=512)), ScoreCache()
+    models = [
+        CrossEncoder(causal, device="cpu", template="zerank", true_token=yes, false_token=no)
+        for yes, no in (("yes", "no"), ("no", "yes"))
+    ]
+    models += [CrossEncoder(str(make_chain(tmp_path / mode, "bert", mode)), device="cpu") for mode in ("max", "mean")]
+    models[2].model, models[3].model = (one.model for one in models[2:])  # as torch has them
+    exact = [recalled(model)[0] for model in models]
+    assert len({str(ranked) for ranked in exact}) == 4
+    for model in models:
+        model.use_score_cache(cache)
+    assert [recalled(model) for model in models] == [(ranked, 0) for ranked in exact]
+    assert [recalled(model) for model in models] == [(ranked, 3) for ranked in exact]
+
+
 def test_the_best_window_by_another_label_is_another_entry(tiny_model_folder: Callable[..., str]) -> None:
     """Of several labels the rule says which window counts, so what is kept under one is not recalled under another."""
     reranker = CrossEncoder(tiny_model_folder("bert", 3), device="cpu")
@@ -316,3 +334,34 @@ def test_who_computes_in_a_way_of_their_own_is_not_recalled(tiny_folder: str) ->
     reranker.use_score_cache(ScoreCache())
     reranker.model.register_forward_hook(lambda *given: None)
     assert [recalled(reranker)[1] for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("quantised", [True, False])
+def test_state_that_is_no_tensor_is_not_recalled(own_tiny: CrossEncoder, quantised: bool) -> None:
+    """Such as torch's quantised layers have, and modules of somebody's own: they are scored as without a cache."""
+    if quantised:
+        own_tiny.model = torch.ao.quantization.quantize_dynamic(own_tiny.model, {nn.Linear}, dtype=torch.qint8)
+    else:
+        kind = type("Scaled", (nn.Dropout,), {"get_extra_state": lambda part: {"scale": 2}})
+        own_tiny.model.dropout = kind(0.0)
+    expected = recalled(own_tiny)[0]
+    own_tiny.use_score_cache(ScoreCache())
+    assert [recalled(own_tiny) for _ in range(2)] == [(expected, 0)] * 2
+
+
+def test_adapters_are_not_recalled(own_tiny: CrossEncoder) -> None:
+    """Which of them are on stands in no weight: what is scored without them is not what was scored with them."""
+    peft = pytest.importorskip("peft")
+    learnt = peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+    own_tiny.use_score_cache(ScoreCache())
+    plain = recalled(own_tiny)[0]
+    adapted = peft.inject_adapter_in_model(learnt, own_tiny.model)
+    with_them, hits = recalled(own_tiny)
+    for part in adapted.modules():
+        if isinstance(part, peft.tuners.tuners_utils.BaseTunerLayer):
+            part.enable_adapters(False)
+    without, hits_then = recalled(own_tiny)
+    assert (hits, hits_then) == (0, 0)
+    assert dict(without) == pytest.approx(dict(plain), abs=1e-5)
+    assert dict(without) != pytest.approx(dict(with_them), abs=1e-5)

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from secondpass import CallRecord, CrossEncoder
+from secondpass.cascade import Cascade
 from secondpass.errors import OutOfMemory, SecondPassError
+from secondpass.windows import Windows
 from tests.model_spy import before_forward
 from tests.tiny_models import WORDS
 from tests.toy_task import Scripted, loader
@@ -71,6 +73,23 @@ def test_row_30_a_single_document_out_of_memory_is_an_error_with_its_tokens(own_
         with pytest.raises(OutOfMemory, match="pair 1 alone, 65 tokens"):
             own_tiny.rank("cat", ["mat", "mat " * 61, "dog"])
         assert len(own_tiny.rank("cat", ["mat", "dog"])) == 2
+
+
+def test_row_30_a_pair_is_named_by_its_place_in_the_call(own_tiny: CrossEncoder) -> None:
+    """Where one in front of it is read in several windows, too; a cascade adds which model it was."""
+    river = own_tiny.tokenizer.convert_tokens_to_ids("river")
+
+    def check(inputs: dict[str, torch.Tensor]) -> None:
+        if (inputs["input_ids"] == river).any():
+            raise torch.OutOfMemoryError
+
+    documents = ["mat " * 50, "sun", "the river"]
+    cascade = Cascade([own_tiny, own_tiny], keep=[3])
+    ways: list[tuple[Any, str]] = [(own_tiny, "^pair 2 alone, "), (cascade, r"^model 0, pairs \[2\]: pair 2 alone, ")]
+    for model, message in ways:
+        with before_forward(own_tiny, check), pytest.raises(OutOfMemory, match=message) as caught:
+            model.rank_many(["cat"], [documents], truncation=Windows(tokens=20))
+        assert caught.value.indices == (2,)
 
 
 def test_row_30_the_failed_batch_is_freed_before_the_next(own_tiny: CrossEncoder) -> None:

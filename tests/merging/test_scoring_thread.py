@@ -146,6 +146,27 @@ def test_whatever_ends_the_thread_nobody_waits_for_ever(
         assert len(shared.submit("cat", ["mat"]).result(WAIT_S).logits) == 1
 
 
+@pytest.mark.parametrize("budget_s", [None, WAIT_S])
+def test_a_thread_that_cannot_start_is_started_by_the_next_call(
+    own_tiny: CrossEncoder, monkeypatch: pytest.MonkeyPatch, budget_s: float | None
+) -> None:
+    """The system may have no room for one: that call fails and leaves nothing."""
+    start = threading.Thread.start
+
+    def full(thread: threading.Thread) -> None:
+        if thread.name == NAME:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with SharedReranker(own_tiny) as shared:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", full)
+            with pytest.raises(RuntimeError, match="can't start"):
+                shared.submit("cat", ["mat"], budget_s=budget_s)
+        assert shared.load.calls == 0
+        assert len(shared.submit("cat", ["mat"], budget_s=budget_s).result(WAIT_S).logits) == 1
+
+
 def test_a_call_that_came_after_the_model_was_asked_waits_for_the_next_round(
     own_tiny: CrossEncoder, forward: WatchedForward, monkeypatch: pytest.MonkeyPatch
 ) -> None:

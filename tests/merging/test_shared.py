@@ -56,6 +56,16 @@ def test_an_answer_is_that_of_the_call_alone(shared: SharedReranker, own_tiny: C
     assert answer.waited_ms >= 0
 
 
+def test_training_mode_is_left(own_tiny: CrossEncoder) -> None:
+    """No dropout in scores, whichever door they come through."""
+    expected = logits(own_tiny, ["mat", "dog"])
+    with SharedReranker(own_tiny) as shared:
+        own_tiny.model.train()
+        own_tiny.model.bert.embeddings.register_forward_hook(lambda *given: None)  # computed by transformers
+        assert numbers(shared.submit(QUERY, ["mat", "dog"]).result(WAIT_S)) == pytest.approx(expected, abs=1e-5)
+    assert not own_tiny.model.training
+
+
 def test_no_documents_give_no_rows(shared: SharedReranker) -> None:
     """An answer at once, the model is not asked."""
     assert shared.submit(QUERY, []).result(WAIT_S).logits.shape == (0, 1)
@@ -245,7 +255,7 @@ async def test_a_cancelled_task_takes_its_work_back(shared: SharedReranker, forw
 
 
 async def test_a_cache_of_scores_holds_up_no_coroutine(own_tiny: CrossEncoder) -> None:
-    """It is asked beside the event loop; a task that is cancelled meanwhile leaves nothing, and a budget goes on."""
+    """It is asked beside the event loop; what is cancelled or late meanwhile leaves nothing, and a budget goes on."""
     entered, go = threading.Event(), threading.Event()
 
     class Slow(ScoreCache):
@@ -261,6 +271,8 @@ async def test_a_cache_of_scores_holds_up_no_coroutine(own_tiny: CrossEncoder) -
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
+        await asyncio.wait_for(shared.score(QUERY, texts(3), deadline_s=0.05), WAIT_S / 2)
     late = asyncio.create_task(shared.score(QUERY, texts(3), budget_s=0.01))
     await asyncio.sleep(0.02)
     go.set()
@@ -519,6 +531,46 @@ def test_a_callback_may_close(shared: SharedReranker, forward: WatchedForward) -
     future.result(WAIT_S)
     shared.close()
     assert closed_by == ["secondpass-score"]
+
+
+def test_a_callback_that_closes_waits_for_nobody(shared: SharedReranker, forward: WatchedForward) -> None:
+    """Only its own thread could finish the others: they fail, and closing comes to its end."""
+    forward.hold()
+    first = shared.submit(QUERY, ["cat"])
+    forward.wait_for_entry()
+    second = shared.submit(QUERY, texts(9))
+    first.add_done_callback(lambda _: shared.close())
+    forward.gate.set()
+    with pytest.raises(SecondPassError, match="closed: this call was not finished"):
+        second.result(WAIT_S)
+    assert len(first.result(WAIT_S).logits) == 1
+    shared.close()
+
+
+def test_a_callback_in_the_thread_that_tokenises_may_close(
+    shared: SharedReranker, own_tiny: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for itself either."""
+    go, tokens, closed_by = threading.Event(), own_tiny.tokens, list[str]()
+
+    def refusing(queries: Sequence[str], documents: Sequence[str], **more: Any) -> Any:
+        if "bad" in documents:
+            assert go.wait(WAIT_S)
+            raise InvalidInput("bad")
+        return tokens(queries, documents, **more)
+
+    def close(_: Future[Scored]) -> None:
+        shared.close()
+        closed_by.append(threading.current_thread().name)
+
+    monkeypatch.setattr(own_tiny, "tokens", refusing)
+    future = shared.submit(QUERY, [*texts(PIECE), "bad"], budget_s=10 * WAIT_S)
+    future.add_done_callback(close)
+    go.set()
+    with pytest.raises(InvalidInput, match="bad"):
+        future.result(WAIT_S)
+    shared.close()
+    assert closed_by == ["secondpass-tokenise_0"]
 
 
 def test_coroutines_under_way_are_drained_from_another_thread(own_tiny: CrossEncoder, forward: WatchedForward) -> None:

@@ -523,7 +523,7 @@ def test_what_cannot_become_onnx_is_refused(
     """Decoders, folders that hold a model, a file for a folder, missing libraries: before anything is written."""
     own = own_tiny.model
     own_tiny.model = Qwen2ForSequenceClassification(
-        Qwen2Config(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+        Qwen2Config(vocab_size=500, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
     with pytest.raises(InvalidInput, match=r"Qwen2ForSequenceClassification is not exported .* are: Bert, .*Modern"):
         own_tiny.export_onnx(tmp_path / "a")

@@ -325,7 +325,7 @@ def _attempt(compute: Callable[[], Logits], batch: Batch) -> Logits | None:
 def _halves(batch: Batch) -> list[tuple[int, ...]]:
     rows = batch.rows
     if len(rows) == 1:
-        raise OutOfMemory(f"pair {rows[0]} alone, {batch.tokens} tokens, does not fit into memory")
+        raise no_room(rows[0], batch.tokens)
     middle = len(rows) // 2
     return [rows[middle:], rows[:middle]]
 
@@ -381,6 +381,11 @@ def checked_inputs(
     if types is not None and (kinds.min() < 0 or kinds.max() >= types):
         raise InvalidInput(f"a token type is outside 0..{types - 1}")
     return lengths, ids, kinds
+
+
+def no_room(row: int, tokens: int) -> OutOfMemory:
+    """Make the error that names this pair."""
+    return OutOfMemory(f"pair {row} alone, {tokens} tokens, does not fit into memory", (row,))
 
 
 def non_finite(rows: tuple[int, ...]) -> NonFiniteScore:

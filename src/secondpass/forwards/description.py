@@ -442,12 +442,12 @@ def table(module: Any) -> Array:
 SOURCES = ("torch.nn.modules.", "transformers.models.", "transformers.activations", "secondpass.forwards.readout")
 
 
-def is_plain(model: nn.Module) -> bool:
-    """Whether every module is one of torch's or transformers' own, with nothing attached that changes its result."""
+def is_plain(model: nn.Module, sources: tuple[str, ...] = SOURCES) -> bool:
+    """Whether every module comes from one of `sources`, with nothing attached that changes its result."""
     from torch import nn
 
     return all(
-        (type(module).__module__.startswith(SOURCES) or isinstance(module, nn.Dropout)) and not _is_hooked(module)
+        (type(module).__module__.startswith(sources) or isinstance(module, nn.Dropout)) and not _is_hooked(module)
         for module in model.modules()
     )
 

@@ -19,7 +19,7 @@ from torch import nn
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.choosing import DTYPES, Settled, apart, settled, told_of
 from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Padding
-from secondpass.forwards.description import Array, mapped
+from secondpass.forwards.description import Array, is_plain, mapped
 from secondpass.forwards.families import describe, family_of
 from secondpass.forwards.family import Description, Family
 from secondpass.forwards.padded import BatchProbe, TransformersForward, dtype_name, switching
@@ -27,6 +27,10 @@ from secondpass.forwards.precision import Precision, precision_of
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.tokens import Tokens
 
+# Where modules come from whose results a model's config and weights tell, those of its own code among them.
+TOLD = ("torch.nn.", "transformers.", "transformers_modules.", "secondpass.")
+# Settings of a module that look alike in every process.
+PLAIN = (bool, int, float, str, tuple, type(None))
 # Elements of each weight that `Watch` looks at.
 PROBES = 16
 
@@ -136,8 +140,11 @@ def described(model: Any) -> Described | None:
 
 
 def _digest(model: Any) -> str:
-    """Of a model's class, config and numbers; it reads them all."""
+    """Of a model's class, config and numbers, which it reads all, and of how its readout is set, where it has one."""
     whole = hashlib.sha256(f"{type(model).__qualname__} {model.config.to_json_string()}".encode())
+    for part in model.readout.modules() if isinstance(model, ReadoutModel) else ():
+        plain = {name: value for name, value in vars(part).items() if isinstance(value, PLAIN) and name != "training"}
+        whole.update(f"{type(part).__qualname__} {sorted(plain.items())} ".encode())
     for name, value in model.state_dict().items():
         whole.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         numbers = value.detach().cpu().contiguous().reshape(-1)
@@ -259,9 +266,9 @@ class ModelForward:
         )
 
     def _identity(self, compute: Compute, dtype: str) -> Callable[[], str] | None:
-        """None for a model with hooks, of which nobody knows what they do."""
+        """None where weights and config do not tell all: hooks, adapters, which may be off, others' layers."""
         model = self._model
-        if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+        if not is_plain(model, TOLD) or any(type(kept) is not torch.Tensor for kept in model.state_dict().values()):
             return None
         return cache(lambda: told_of(f"{_digest(model)} {self._names}", compute, f"{dtype} on {model.device}"))
 

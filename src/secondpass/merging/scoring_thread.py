@@ -32,9 +32,9 @@ class MergedBatch:
     seconds: float
 
 
-def too_late(call: QueuedJob) -> DeadlineExceeded:
+def too_late(deadline_s: float | None) -> DeadlineExceeded:
     """The error of a call whose time is up."""
-    return DeadlineExceeded(f"the answer was not there within {call.deadline_s} s")
+    return DeadlineExceeded(f"the answer was not there within {deadline_s} s")
 
 
 class ScoringThread:
@@ -58,7 +58,7 @@ class ScoringThread:
         self._max_round_tokens = max_round_tokens
         self._watch = watch
         self._resume = resume
-        self._threads: set[threading.Thread] = set()
+        self.threads: set[threading.Thread] = set()  # guarded by the queue
         self._pace = Pace()
 
     @property
@@ -70,21 +70,21 @@ class ScoringThread:
         """See to it that new rows of `call` get scored; a call whose rows all were scored already is delivered."""
         self._deliver(call)
         with self._queue.changed:
-            while len(self._threads) < self._reranker.workers and not call.settled:
+            while len(self.threads) < self._reranker.workers and not call.settled:
                 thread = threading.Thread(target=self._run, name="secondpass-score", daemon=True)
-                self._threads.add(thread)
-                thread.start()
+                thread.start()  # which may fail; it does nothing before this one lets go of the queue
+                self.threads.add(thread)
 
     def join(self) -> None:
         """Wait for the end of the threads, but for this one where it is one of them (a callback of an answer)."""
         with self._queue.changed:
-            threads = self._threads - {threading.current_thread()}
+            threads = self.threads - {threading.current_thread()}
         for thread in threads:
             thread.join()
 
     def after_fork(self) -> None:
         """The threads stayed in the parent."""
-        self._threads.clear()
+        self.threads.clear()
 
     def _run(self) -> None:
         try:
@@ -92,7 +92,7 @@ class ScoringThread:
                 self._score_next()
         except BaseException as error:
             with self._queue.changed:
-                self._threads.discard(threading.current_thread())
+                self.threads.discard(threading.current_thread())
             self._queue.abandon(SecondPassError(f"the scoring thread ended: {error!r}"))
             raise
 
@@ -104,15 +104,16 @@ class ScoringThread:
                 left, over = queue.left_s, queue.closed and not queue.calls
                 idle = not over and not queue.changed.wait(min(IDLE_S, left)) and left == math.inf
                 if (idle and not queue.rows_wait()) or (queue.closed and not queue.calls):
-                    self._threads.discard(threading.current_thread())
+                    self.threads.discard(threading.current_thread())
                     return False
             return True
 
     def _score_next(self) -> None:
         """One batch, unless everything was taken back; a model that refuses to score fails what waits for it."""
         try:
-            engine = self._reranker.engine()
+            self._reranker.engine()  # not of a model that is closed or trained
             self._gather(self.batch_tokens)
+            engine = self._reranker.engine(scores=True)
             asked = time.monotonic()
             # may wait for a batch of others: never under the lock of the queue
             computation = engine.ready()
@@ -141,7 +142,7 @@ class ScoringThread:
             late = [call for call in self._queue.calls if call.late]
             spent = [call for call in self._queue.calls if call.spent(self.seconds_per_token)]
         for call in late:
-            self._queue.settle(call, too_late(call))
+            self._queue.settle(call, too_late(call.deadline_s))
         for call in spent:
             self._queue.settle(call, partial(call.scored, computation))
 
@@ -202,7 +203,7 @@ class ScoringThread:
             if call.settled or not call.complete:
                 return
         if call.late:
-            self._queue.settle(call, too_late(call))
+            self._queue.settle(call, too_late(call.deadline_s))
             return
         engine = self._reranker.engine()
         self._queue.settle(call, partial(call.scored, computation or engine.ready()))

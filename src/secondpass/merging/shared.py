@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import math
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -33,8 +34,6 @@ __all__ = ["Load", "MergedBatch", "SharedReranker"]
 PIECE = 256
 PART = 4
 LONG = 2**18
-# What is left of a budget that was spent while a call waited to be accepted.
-LEAST_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ class SharedReranker:
             Overloaded: too much is waiting already; nothing was begun.
             SecondPassError: this object or the model is closed.
         """
-        call = self._accepted(queries, documents, deadline_s, cut, instruction, budget_s)
+        call = self._accepted(queries, documents, deadline_s, cut, instruction, budget_s, time.monotonic())
         try:
             while self._advance(call):
                 if call.budget_s is not None:
@@ -161,36 +160,44 @@ class SharedReranker:
             InvalidInput, Overloaded, DeadlineExceeded, NonFiniteScore, OutOfMemory, SecondPassError: as `submit` and
                 its future.
         """
+        began = time.monotonic()
 
-        def accepted(left_s: float | None) -> QueuedJob:
-            return self._accepted(queries, documents, deadline_s, cut, instruction, left_s)
+        def accepted() -> QueuedJob:
+            return self._accepted(queries, documents, deadline_s, cut, instruction, budget_s, began)
 
         has_cache = self.reranker.score_cache is not None
-        call = await self._in_pool(accepted, budget_s) if has_cache else accepted(budget_s)
-        answer = asyncio.wrap_future(call.future)
-        self._advance_in_pool(call)
+        # what is no deadline is refused with the other arguments
+        limit = deadline_s if deadline_s is None or deadline_s > 0 else None
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(limit):
+                call = await self._in_pool(accepted) if has_cache else accepted()
+                answer = asyncio.wrap_future(call.future)
+                self._advance_in_pool(call)
                 return await answer
         except TimeoutError:
-            raise too_late(call) from None
+            raise too_late(deadline_s) from None
 
     def close(self, drain: bool = True, timeout_s: float | None = None) -> None:
         """Accept no more; finish what was accepted (at most `timeout_s` long) or, without `drain`, fail it at once.
 
-        Calls that do not get finished raise `SecondPassError`. Returns when the scoring thread has ended.
+        Calls that do not get finished raise `SecondPassError`. Returns when the scoring thread has ended. A future's
+        callback runs in a thread that scores or tokenises: closed by one, what is not finished fails, for it waits for
+        this thread.
         """
         queue = self._queue
         with queue.changed:
             queue.closed = True
             queue.changed.notify_all()
-            if drain:
-                queue.changed.wait_for(lambda: not queue.calls, timeout_s)
             pools = list(self._pools.values())
+            here = threading.current_thread()
+            own = here in self._scoring.threads or any(here in pool._threads for pool in pools)
+            if drain and not own:
+                queue.changed.wait_for(lambda: not queue.calls, timeout_s)
+                pools = list(self._pools.values())
         queue.abandon(SecondPassError(f"{CLOSED}: this call was not finished"))
         self._scoring.join()
         for pool in pools:
-            pool.shutdown()
+            pool.shutdown(wait=not own)
 
     def _accepted(
         self,
@@ -200,8 +207,8 @@ class SharedReranker:
         cut: CutPolicy | None,
         instruction: str | None,
         budget_s: float | None,
+        arrived: float,
     ) -> QueuedJob:
-        arrived = time.monotonic()
         if deadline_s is not None and not deadline_s > 0:
             raise InvalidInput(f"deadline_s={deadline_s!r} is not above 0")
         budget_s = None if budget_s is None else positive_number(budget_s, "budget_s")
@@ -211,22 +218,18 @@ class SharedReranker:
         call.arrived = arrived
         self._queue.accept(call)
         if budget_s is not None:
-            self._scoring.wake(call)  # it may end before it has tokens
+            try:
+                self._scoring.wake(call)  # it may end before it has tokens
+            except BaseException:
+                call.future.cancel()
+                raise
         return call
 
-    async def _in_pool(self, accept: Callable[[float | None], QueuedJob], budget_s: float | None) -> QueuedJob:
+    async def _in_pool(self, accept: Callable[[], QueuedJob]) -> QueuedJob:
         """Off the event loop: what a cache knows is in a file, and whose scores they are is asked of a busy model."""
-        began = time.monotonic()
-
-        def accepted() -> QueuedJob:
-            left = budget_s
-            if left is not None and left > 0:
-                left = max(LEAST_S, left - (time.monotonic() - began))
-            return accept(left)
-
         try:
             # of its own: the other one may be busy with a million words
-            call = self._thread("secondpass-accept").submit(accepted)
+            call = self._thread("secondpass-accept").submit(accept)
         except RuntimeError:
             raise SecondPassError(CLOSED) from None
         try:
@@ -238,7 +241,7 @@ class SharedReranker:
     def _advance(self, call: QueuedJob) -> bool:
         """Tokenise the next piece; True while there are more."""
         if call.late:
-            self._queue.settle(call, too_late(call))
+            self._queue.settle(call, too_late(call.deadline_s))
         if call.settled:
             return False
         began = time.perf_counter()

@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +162,14 @@ class Loaded:
     def name(self) -> str:
         """What was asked for."""
         return str(self.config.name_or_path)
+
+    def with_model(self, model: Any) -> Loaded:
+        """The same with another model, which may read less or more; ModelLoadError where the tokenizer has more ids."""
+        check_vocabulary(Path("model"), self.tokenizer, model)
+        before, limit = token_limit(self.tokenizer, self.model), token_limit(self.tokenizer, model)
+        # below what the model itself could read it is what the folder says
+        limit = min(limit, self.token_limit) if self.token_limit < before else limit
+        return replace(self, model=model.eval(), config=model.config, token_limit=limit)
 
     @property
     def tokenizer_changed(self) -> bool:

@@ -211,7 +211,7 @@ class OpenModel:
     def model(self, model: Any) -> None:
         if not (hasattr(model, "eval") and hasattr(model, "config")):
             raise InvalidInput(f"model is {type(model).__name__}, not a model of transformers")
-        made = replace(self._built("model is an object of transformers"), model=model.eval(), config=model.config)
+        made = self._built("model is an object of transformers").with_model(model)
         self.engine().forward = torch_engine(made, self._precision).forward
         self._loaded = made
         self.forget_calibration()
@@ -427,8 +427,8 @@ class OpenModel:
         """What the model wants in the unused places of a batch."""
         return padding_of(self.tokenizer)
 
-    def engine(self) -> Engine:
-        """The stages, for whoever has a job; asked again when it is done, this tells whether the model still stands.
+    def engine(self, scores: bool = False) -> Engine:
+        """The stages, out of training mode for `scores`; asked again after a job, it tells if the model still stands.
 
         Raises:
             SecondPassError: the model is closed, or is being trained in another thread.
@@ -441,6 +441,8 @@ class OpenModel:
             raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
         if hasattr(engine.forward, "exact"):
             engine.forward.exact = thread is not None
+        if scores and isinstance(self._loaded, Loaded):
+            self._loaded.model.eval()
         return engine
 
     def close(self) -> None:

@@ -20,7 +20,6 @@ from secondpass.cascade import going_on, joined, put
 from secondpass.errors import NonFiniteScore, NoTokens, TooLong
 from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
-from secondpass.merging.shared import LEAST_S
 from secondpass.ranking import Ranked, Ranking, activated, ranked
 from secondpass.record import CallRecord, Cut
 from secondpass.scoring import Scored
@@ -35,6 +34,8 @@ from secondpass.serving.work import Answer, Work, agreement, indices
 from secondpass.stopping import StoppingRule
 from secondpass.text import is_blank
 
+# What is left in seconds of a deadline or budget that is over.
+LEAST_S = 1e-6
 # OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
 ALL_BLANK = (
     "every document is blank; a search engine sends empty texts when its hits lack the configured field or a _source "
