@@ -33,6 +33,8 @@ from secondpass_pipelines.tuned_pipelines import tuned_digests
 
 TAG = "secondpass"
 DEMO_PIPELINE = "rerank_bm25"
+# What OUTPUT.partial says, before any answer, once the corpus may go into a server's index.
+INDEXING = {"indexing": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +127,19 @@ def query_results(
 ) -> Iterator[QueryResult]:
     """Answers in the order of the queries: first those of an earlier, broken run, then new ones."""
     asked = request.asked
-    done = set() if partial is None else {answer.query_id for answer in _kept(partial)}
+    done = set() if partial is None else {answer and answer.query_id for answer in _records(partial)}
     left = {query_id: text for query_id, text in asked.texts.items() if query_id not in done}
     if left:
-        continued = partial is not None and partial.continued
-        fill(search.pipeline, found, columns=request.form == "trec", continued=continued)
+        begun = None if partial is None else lambda: partial.append(INDEXING)
+        # A search that was refused, or that found no server, wrote nothing: what an index holds is not its own.
+        fill(search.pipeline, found, columns=request.form == "trec", continued=bool(done), begun=begun)
         search.warm_up()
     with ExitStack() as stack:
         bar = None
         if not (request.printing and sys.stdout.isatty()):
             # a bar that is redrawn and results that are printed would overwrite each other on a terminal
-            bar = stack.enter_context(progress_bar("Searching", len(asked.texts), "queries", len(done)))
+            known = len(asked.texts) - len(left)
+            bar = stack.enter_context(progress_bar("Searching", len(asked.texts), "queries", known))
         for query_id, text in left.items():
             answer = search.answer(query_id, text)
             if partial is None:
@@ -149,7 +153,12 @@ def query_results(
 
 
 def _kept(partial: Journal) -> Iterator[QueryResult]:
-    return partial.records(QueryResult.from_json, "an answer")
+    return filter(None, _records(partial))
+
+
+def _records(partial: Journal) -> Iterator[QueryResult | None]:
+    """Answers, and None where indexing began."""
+    return partial.records(lambda line: None if line == INDEXING else QueryResult.from_json(line), "an answer")
 
 
 def _show(judge: Judge, last: str, asked: int, to_stderr: bool) -> None:
