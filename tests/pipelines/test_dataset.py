@@ -17,6 +17,7 @@ from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.runs import read_run
 from secondpass.evaluation.second_pass import DatasetRequest
 from secondpass_pipelines.dataset import run_dataset
+from secondpass_pipelines.pipeline_files import JOINER, RANKER
 from secondpass_pipelines.searching import Searcher
 from tests.cli.test_search import hybrid, wait_for_lines
 from tests.small_collection import CORPUS, write_json_lines
@@ -117,6 +118,35 @@ def test_cut_documents_are_counted(beir: Path, tmp_path: Path, tiny_folder: str)
     file = tmp_path / "p.yaml"
     file.write_text(pipeline_text(tiny_folder))
     assert run_dataset(DatasetRequest(str(file), beir)).cut == 3
+
+
+def test_the_ranker_is_the_second_pass_whatever_follows(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """What reorders, cuts or reads its documents is left out; a joiner with others' documents is the last word."""
+    file = tmp_path / "p.yaml"
+    file.write_text(pipeline_text(tiny_folder))
+    plain = run_dataset(DatasetRequest(str(file), beir, top_k=2))
+    middle = "haystack.components.rankers.lost_in_the_middle.LostInTheMiddleRanker"
+    page = pipeline_text(tiny_folder) + "  - {sender: ranker.documents, receiver: middle.documents}\n"
+    file.write_text(page.replace("connections:", f"  middle: {{type: {middle}, init_parameters: {{}}}}\nconnections:"))
+    packaged = ("rag_extractive", "rag_rerank")
+    for pipeline, model in ((str(file), None), *((name, tiny_folder) for name in packaged)):
+        found = run_dataset(DatasetRequest(pipeline, beir, top_k=2, model=model))
+        assert [run.name for run in (*found.first, found.second)] == [FIRST, SECOND]
+        assert [list(found.second[query]) for query in found.texts] == [
+            list(plain.second[query]) for query in plain.texts
+        ]
+    page = page.replace("connections:", f"  middle: {{type: {JOINER}, init_parameters: {{}}}}\nconnections:")
+    file.write_text(page + "  - {sender: retriever.documents, receiver: middle.documents}\n")
+    assert run_dataset(DatasetRequest(str(file), beir)).second.name == "second pass (middle)"
+
+
+def test_a_top_k_that_nothing_takes_is_refused(beir: Path, tmp_path: Path) -> None:
+    """By a pipeline that ends in what is no ranker of ours."""
+    budget = "haystack_integrations.components.preprocessors.secondpass.prompt_budget.PromptBudget"
+    file = tmp_path / "p.yaml"
+    file.write_text(pipeline_text("x").replace(RANKER, budget).replace('model: "x",', "max_tokens: 9"))
+    with pytest.raises(InvalidInput, match="--top-k 3: 'ranker', which gives the answer, takes no top_k"):
+        run_dataset(DatasetRequest(str(file), beir, top_k=3))
 
 
 def test_only_one_pass_is_refused(beir: Path, tmp_path: Path) -> None:

@@ -200,6 +200,47 @@ def type_of(value: object) -> object:
     return value.get("type") if isinstance(value, dict) else None
 
 
+def last_rankers(data: Mapping[str, Any]) -> list[str]:
+    """Names of the rankers of ours that are above no other of ours: one, or one on each of several branches."""
+    links = data.get("connections") or []
+    rankers = [name for name, part in data["components"].items() if type_of(part) in (RANKER, TUNED_RANKER)]
+    earlier = {other for name in rankers for other in above(links, name) - {name}}
+    return [name for name in rankers if name not in earlier] or rankers
+
+
+def down_to_ranker(data: dict[str, Any]) -> dict[str, Any]:
+    """A pipeline's dictionary down to its last ranker of ours, without what cuts, reorders or reads its documents.
+
+    Whole where there is no such ranker, one on each of several branches, or a joiner that puts others' documents
+    beside its own: the ranker is not the second pass then.
+    """
+    links, last = data.get("connections") or [], last_rankers(data)
+    if len(last) != 1:
+        return data
+    kept = {last[0], *above(links, last[0])}
+    below = {name for name in data["components"] if last[0] in above(links, name)}
+    joiners = {name for name in below - kept if type_of(data["components"][name]) == JOINER}
+    ends = [tuple(link[end].partition(".")[0] for end in ("sender", "receiver")) for link in links]
+    if any(receiver in joiners and sender not in {*last, *below} for sender, receiver in ends):
+        return data
+    components = {name: part for name, part in data["components"].items() if name in kept}
+    return {**data, "components": components, "connections": [link for link in links if _ends(link) <= kept]}
+
+
+def above(links: list[dict[str, str]], name: str) -> set[str]:
+    """Components whose output reaches `name`."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        receiver = waiting.pop()
+        for link in links:
+            sender = link["sender"].partition(".")[0]
+            if link["receiver"].partition(".")[0] == receiver and sender not in found:
+                found.add(sender)
+                waiting.append(sender)
+    return found
+
+
 def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's dictionary without its evaluation nodes and the connections from and to them."""
     components = data["components"]

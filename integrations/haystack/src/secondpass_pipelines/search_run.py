@@ -24,7 +24,7 @@ from secondpass.evaluation.qrels import JudgedQueries, Qrels, column_of, judged_
 from secondpass.evaluation.runs import RANKED, write_run
 from secondpass.journal import Journal
 from secondpass_pipelines.indexing import Collection, collection, fill
-from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.pipeline_files import down_to_ranker, load_pipeline, pipeline_file
 from secondpass_pipelines.results import Judge, Notes, QueryResult, RankedDocument, moved
 from secondpass_pipelines.searching import Searcher, Stages, searcher
 from secondpass_pipelines.showing import RELEVANT, print_answer, quality_table, side_by_side
@@ -97,7 +97,7 @@ def run_search(request: PipelineSearch) -> None:
     if request.queries.qrels is not None:
         judge = Judge(request.queries.qrels, request.ignore_identical_ids)
     request.check_columns()
-    pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker)
+    pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker, down_to_ranker)
     with ExitStack() as stack:
         stack.callback(close, pipeline)
         search = searcher(pipeline, request.depth, request.top_k)

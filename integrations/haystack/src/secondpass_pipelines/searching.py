@@ -89,11 +89,13 @@ def searcher(pipeline: Pipeline, depth: int | None = None, top_k: int | None = N
     """Read the stages of a pipeline and be ready to answer queries with it.
 
     Raises:
-        InvalidInput: a search cannot be made with it, or a depth is given that nothing in its first pass takes.
+        InvalidInput: a search cannot be made with it, or a depth or top_k is given that nothing takes.
     """
     stages = stages_of(pipeline)
     if depth is not None and all(component == stages.last for component, _ in stages.depths):
         raise InvalidInput(f"--depth {depth}: no component of the first pass takes a top_k")
+    if top_k is not None and (stages.last, "top_k") not in stages.depths:
+        raise InvalidInput(f"--top-k {top_k}: {stages.last!r}, which gives the answer, takes no top_k")
     return Searcher(pipeline, stages, depth, top_k)
 
 

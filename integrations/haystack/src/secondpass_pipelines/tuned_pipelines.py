@@ -18,6 +18,7 @@ from secondpass_pipelines.pipeline_files import (
     JOINER,
     RANKER,
     TUNED_RANKER,
+    above,
     pipeline_file,
     read_pipeline,
     tuned_files,
@@ -67,7 +68,7 @@ def write_tuned(
     for name in chosen.first:
         if name not in found:
             raise InvalidInput(f"{file}: the first pass {name!r} is none of {', '.join(found)}")
-    above = _above(data.get("connections") or [], ranker)
+    before = above(data.get("connections") or [], ranker)
     data = _without_lacking(data, ranker)
     links = [link for link in data["connections"] if not _feeds(link, ranker)]
     links += [{"sender": f"{name}.{found[name]}", "receiver": f"{ranker}.{name}"} for name in chosen.first]
@@ -80,7 +81,7 @@ def write_tuned(
     if depth is not None:
         parts |= {name: _finding(parts[name], depth) for name in chosen.first}
     data = {**data, "components": parts, "connections": links}
-    made = without_idle(data, data["components"].keys() - above)
+    made = without_idle(data, data["components"].keys() - before)
     head = HEAD.format(file=file.name, tuned=tuned.name)
     text = yaml.dump(made, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     output.write_text(head + text, encoding="utf-8")
@@ -127,7 +128,7 @@ def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> 
     links = data.get("connections") or []
     links = [link for link in links if not (_feeds(link, ranker) or link["receiver"].removeprefix(ranker) in LACKING)]
     links += [{"sender": f"{name}.{socket}", "receiver": f"{ranker}.documents"} for name, socket in found.items()]
-    kept = {ranker, *_above(links, ranker)}
+    kept = {ranker, *above(links, ranker)}
     given = data["components"][ranker].get("init_parameters") or {}
     own = {name: given[name] for name in ("model", *READING) if name in given and name != "budget_ms"}
     if isinstance(own.get("model"), list):
@@ -183,7 +184,7 @@ def _feeds(link: Mapping[str, str], name: str) -> bool:
 def without_idle(data: dict[str, Any], ends: Set[str]) -> dict[str, Any]:
     """A pipeline's dictionary without components that give nothing to anybody, the `ends` aside."""
     links = data["connections"]
-    used = set(ends).union(*(_above(links, end) for end in ends))
+    used = set(ends).union(*(above(links, end) for end in ends))
     left = {name: part for name, part in data["components"].items() if name in used}
     shown = {
         name: [socket for socket in sockets if socket.partition(".")[0] in left]
@@ -195,20 +196,6 @@ def without_idle(data: dict[str, Any], ends: Set[str]) -> dict[str, Any]:
     shown = {name: sockets for name, sockets in shown.items() if sockets}
     made = {**data, "components": left, "connections": links, "inputs": shown}
     return made if shown else {name: part for name, part in made.items() if name != "inputs"}
-
-
-def _above(links: list[dict[str, str]], name: str) -> set[str]:
-    """Components whose output reaches `name`."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        receiver = waiting.pop()
-        for link in links:
-            sender = link["sender"].partition(".")[0]
-            if link["receiver"].partition(".")[0] == receiver and sender not in found:
-                found.add(sender)
-                waiting.append(sender)
-    return found
 
 
 def _names(link: Mapping[str, str]) -> set[str]:
