@@ -29,7 +29,7 @@ from secondpass_pipelines.pipeline_files import (
     read_pipeline,
 )
 from secondpass_pipelines.results import Notes, QueryResult, RankedDocument
-from secondpass_pipelines.stores import absent, close, document_stores, store_name, told_in_one_line
+from secondpass_pipelines.stores import absent, absent_ids, close, document_stores, store_name, told_in_one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,7 +225,10 @@ def not_indexed(pipeline: Pipeline, queries: JudgedQueries) -> int:
     relevant = sorted({document for graded in grades for document, grade in graded.items() if grade > 0})
     with told_in_one_line(pipeline):
         stores = document_stores(pipeline)
-        missing = max((absent(store, relevant) for store in stores), default=0)
+        left = relevant
+        for store in stores[:-1]:
+            left = absent_ids(store, left)
+        missing = absent(stores[-1], left) if stores else 0
         if missing and missing == len(relevant):
             names = ", ".join(store_name(store) for store in stores)
             raise InvalidInput(f"none of the {missing} relevant documents is in {names}: is it another collection?")
