@@ -296,6 +296,15 @@ def test_pipelines_that_cannot_be_tuned_are_refused(
         write(pipeline=str(file))
 
 
+def test_documents_of_another_socket_are_refused_before_any_work(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """A router's, say, also beside its `documents`."""
+    file = hybrid(tmp_path / "other.yaml", tiny_folder)
+    link = "  - {sender: words.documents, receiver: ranker.documents}\n"
+    file.write_text(file.read_text().replace(link, link.replace("words.documents", "words.unmatched") + link))
+    with pytest.raises(InvalidInput, match=r"'ranker' has documents of 'words\.unmatched': tuning takes 'documents'"):
+        run_dataset(DatasetRequest(str(file), beir, tuning=True))
+
+
 def test_a_probability_that_was_not_fitted_goes(
     write: Write, tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

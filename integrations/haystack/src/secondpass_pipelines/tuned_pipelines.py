@@ -119,10 +119,14 @@ def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> 
     Of a cascade the last model reads.
 
     Raises:
-        InvalidInput: the pipeline has not one ranker, nothing in front of it, or a retriever whose name is `taken`.
+        InvalidInput: the pipeline has not one ranker, nothing in front of it, a retriever whose name is `taken`, or one
+            whose documents come from another socket than "documents": no search knows what it found.
     """
     data = without_evaluation(data)
     ranker, found = candidates_of(data, file)
+    for name, socket in _senders(data, ranker):
+        if socket != "documents":
+            raise InvalidInput(f"{file}: {ranker!r} has documents of '{name}.{socket}': tuning takes 'documents' alone")
     if twice := next((name for name in found if name in taken), None):
         raise InvalidInput(f"{file}: the component {twice!r} has the name of a --field or of the scores that are tuned")
     links = data.get("connections") or []
