@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from hashlib import sha256
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
+from haystack.core.errors import DeserializationError
+from haystack.core.serialization import import_class_by_name
 from haystack_integrations.components.rankers.secondpass.ranker import SecondPassRanker
 from haystack_integrations.components.rankers.secondpass.tuned_ranker import FILE, ReadingParameters, read_tuned
 
@@ -79,7 +81,7 @@ def write_tuned(
     changed = {"type": TUNED_RANKER, "init_parameters": {"tuned": str(tuned.resolve()), **own}}
     parts = {**data["components"], ranker: changed}
     if depth is not None:
-        parts |= {name: _finding(parts[name], depth) for name in chosen.first}
+        parts |= {name: _finding(parts[name], depth) for name in _finders(parts, links, chosen.first)}
     data = {**data, "components": parts, "connections": links}
     made = without_idle(data, data["components"].keys() - before)
     head = HEAD.format(file=file.name, tuned=tuned.name)
@@ -103,14 +105,27 @@ def _without_lacking(data: dict[str, Any], ranker: str) -> dict[str, Any]:
     return {**data, "connections": [link for link in links if link["receiver"] not in gone], "inputs": inputs | kept}
 
 
+def _finders(parts: Mapping[str, Any], links: list[dict[str, str]], first: Iterable[str]) -> set[str]:
+    """The retrievers that were asked for so many documents: they take a top_k, and nothing above them does."""
+    before = {name for one in first for name in (one, *above(links, one))}
+    taking = {name for name in before if name in parts and _takes_top_k(parts[name])}
+    return {name for name in taking if not (above(links, name) - {name}) & taking}
+
+
+def _takes_top_k(part: dict[str, Any]) -> bool:
+    if part["type"].endswith(HYBRID) or "top_k" in (part.get("init_parameters") or {}):
+        return True
+    try:
+        made: Any = import_class_by_name(part["type"])
+    except (ImportError, DeserializationError):
+        return False
+    return "top_k" in signature(made.__init__).parameters
+
+
 def _finding(part: dict[str, Any], depth: int) -> dict[str, Any]:
-    """A retriever that finds so many documents; what has no top_k, such as a filter, stays."""
-    given = part.get("init_parameters") or {}
-    if part["type"].endswith(HYBRID):
-        return {**part, "init_parameters": {**given, "top_k_bm25": depth, "top_k_embedding": depth}}
-    if "top_k" not in given and not part["type"].endswith("Retriever"):
-        return part
-    return {**part, "init_parameters": {**given, "top_k": depth}}
+    """A retriever that finds so many documents."""
+    sockets = ("top_k_bm25", "top_k_embedding") if part["type"].endswith(HYBRID) else ("top_k",)
+    return {**part, "init_parameters": {**(part.get("init_parameters") or {}), **dict.fromkeys(sockets, depth)}}
 
 
 def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> dict[str, Any]:
