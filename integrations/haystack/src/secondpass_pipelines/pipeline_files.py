@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
 TUNED_RANKER = "haystack_integrations.components.rankers.secondpass.tuned_ranker.SecondPassTunedRanker"
+# The sockets that a question is for, needed or not: a prompt's variables may all be optional.
+QUESTIONS = ("query", "question")
 JOINER = "haystack.components.joiners.document_joiner.DocumentJoiner"
 # Parameters of the ranker that mean nothing without the one they describe: another value of that leaves them out.
 DETAILS = {"model": "keep", "truncation": "windows"}
