@@ -176,6 +176,20 @@ def test_a_refused_search_is_refused_again(
     assert list(read_run((tmp_path / "x.trec").read_text())) == ["q1", "q2", "q3"]
 
 
+@pytest.mark.parametrize("own", [["keyword", "content"], None])
+def test_the_fields_that_an_index_searches_stay(
+    run: Run, engine: Engine, tmp_path: Path, own: list[str] | None
+) -> None:
+    """Those that somebody gave it before the first document; where nobody did it is the content."""
+    stated = {} if own is None else {"index.query.default_field": own}
+    engine.client.indices.create(index=engine.index, body={"settings": stated})
+    corpus = write_json_lines(tmp_path / "c.jsonl", [{"_id": "a", "text": "the cat", "keyword": "animal"}])
+    filled = run(*engine.indexing, "-c", corpus)
+    assert filled.exit_code == 0, filled.output
+    (found,) = dict(engine.client.indices.get_settings(index=engine.index)).values()
+    assert found["settings"]["index"]["query"]["default_field"] == (own or ["content"])
+
+
 def test_an_empty_index_is_not_searched(run: Run, engine: Engine, tiny_folder: str) -> None:
     """There would be no documents, and no hint why."""
     engine.client.indices.create(index=engine.index)

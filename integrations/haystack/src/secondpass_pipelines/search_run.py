@@ -23,8 +23,17 @@ from secondpass.corpora import read_corpus
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, column_of, judged_queries
 from secondpass.evaluation.runs import RANKED, write_run
 from secondpass.journal import Journal
+from secondpass.models.identity import weights_digest
 from secondpass_pipelines.indexing import Collection, collection, fill
-from secondpass_pipelines.pipeline_files import down_to_ranker, load_pipeline, pipeline_file
+from secondpass_pipelines.pipeline_files import (
+    RANKER,
+    TUNED_RANKER,
+    down_to_ranker,
+    load_pipeline,
+    pipeline_file,
+    read_pipeline,
+    type_of,
+)
 from secondpass_pipelines.results import Judge, Notes, QueryResult, RankedDocument, moved
 from secondpass_pipelines.searching import Searcher, Stages, searcher
 from secondpass_pipelines.showing import RELEVANT, print_answer, quality_table, side_by_side
@@ -190,6 +199,7 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
         "format": request.form,
         **({} if request.instruction is None else {"instruction": request.instruction}),
         **{f"tuned of {name}": digest for name, digest in tuned_digests(file).items()},
+        **_model_digests(file, request.model),
         # where scores are kept decides nothing, and a calibration counts by its contents
         **{name: value for name, value in request.ranker.items() if name not in ("score_cache", "calibration")},
         **({} if probable is None else {"calibration": hashlib.sha256(file_of(probable).read_bytes()).hexdigest()}),
@@ -205,6 +215,21 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
     with Journal(path, settings, "another search is writing it", refuse) as partial:
         yield partial
         partial.remove()
+
+
+def _model_digests(file: Path, model: str | list[str] | None) -> dict[str, str | None]:
+    """Digests of what is in those of the rankers' models that are folders, and in calibrations that the file names."""
+    rankers = [part for part in read_pipeline(file)["components"].values() if type_of(part) in (RANKER, TUNED_RANKER)]
+    given = [part.get("init_parameters") or {} for part in rankers]
+    named = [model, *(one.get("model") for one in given)]
+    several = [name for one in named for name in (one if isinstance(one, list) else [one])]
+    folders = [Path(name) for name in several if name is not None and Path(name).is_dir()]
+    fitted = [*folders, *(Path(one["calibration"]) for one in given if one.get("calibration"))]
+    files = {path: file_of(path) for path in fitted if file_of(path).is_file()}
+    return {
+        **{f"weights of {folder}": weights_digest(folder) for folder in folders},
+        **{f"calibration of {path}": hashlib.sha256(found.read_bytes()).hexdigest() for path, found in files.items()},
+    }
 
 
 @dataclass(frozen=True, slots=True)
