@@ -88,7 +88,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Load the searching part of a pipeline.
 
-    `model`, `instruction` and further parameters take the place of what its SecondPassRanker has. `shaped` may make
+    `model`, `instruction` and further parameters take the place of what its last SecondPassRanker has, or each of the
+    last ones on several branches. `shaped` may make
     another pipeline's dictionary of the file's.
 
     Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
@@ -108,7 +109,7 @@ def load_pipeline(
         data = shaped(data)
     for name, value in (("model", model), ("instruction", instruction), *(ranker or {}).items()):
         if value is not None:
-            _set(data["components"], name, value, file)
+            _set(data, name, value, file)
     for name, tuned in tuned_files(data, file).items():
         part = data["components"][name]
         part["init_parameters"] = {**part["init_parameters"], "tuned": str(tuned)}
@@ -162,8 +163,8 @@ def read_pipeline(file: Path) -> dict[str, Any]:
     return data
 
 
-def _set(components: dict[str, Any], name: str, value: Any, file: Path) -> None:
-    rankers = [component for component in components.values() if type_of(component) in (RANKER, TUNED_RANKER)]
+def _set(data: dict[str, Any], name: str, value: Any, file: Path) -> None:
+    rankers = [data["components"][one] for one in last_rankers(data)]
     if not rankers:
         raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the {name} {value}")
     for ranker in rankers:
@@ -264,8 +265,8 @@ def model_of(data: dict[str, Any]) -> str | list[str] | None:
 
 def ranker_of(data: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a pipeline's last ranker of ours; none where there is no such ranker."""
-    rankers = [part for part in data["components"].values() if type_of(part) in (RANKER, TUNED_RANKER)]
-    found: dict[str, Any] = (rankers[-1].get("init_parameters") or {}) if rankers else {}
+    rankers = last_rankers(data)
+    found: dict[str, Any] = (data["components"][rankers[-1]].get("init_parameters") or {}) if rankers else {}
     return found
 
 
