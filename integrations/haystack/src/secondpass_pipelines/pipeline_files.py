@@ -89,8 +89,7 @@ def load_pipeline(
     """Load the searching part of a pipeline.
 
     `model`, `instruction` and further parameters take the place of what its last SecondPassRanker has, or each of the
-    last ones on several branches. `shaped` may make
-    another pipeline's dictionary of the file's.
+    last ones on several branches. `shaped` may make another pipeline's dictionary of the file's.
 
     Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
 

@@ -136,7 +136,7 @@ def query_results(
 ) -> Iterator[QueryResult]:
     """Answers in the order of the queries: first those of an earlier, broken run, then new ones."""
     asked = request.asked
-    done = set() if partial is None else {answer and answer.query_id for answer in _records(partial)}
+    done = set() if partial is None else {answer.query_id if answer else None for answer in _records(partial)}
     left = {query_id: text for query_id, text in asked.texts.items() if query_id not in done}
     if left:
         begun = None if partial is None else lambda: partial.append(INDEXING)
