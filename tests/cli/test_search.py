@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from secondpass.evaluation import Run as TrecRun
 from secondpass.evaluation.qrels import read_qrels
 from secondpass_pipelines.pipeline_files import JOINER, pipeline_file
 from secondpass_pipelines.results import Judge, QueryResult, RankedDocument
+from secondpass_pipelines.searching import Searcher
 from tests import fork_server
 from tests.cli.conftest import BM25, Run, command, figures, only_line, read_run
 from tests.small_collection import CORPUS, write_json_lines
@@ -601,7 +603,6 @@ def test_answered_queries_are_not_asked_again(
 ) -> None:
     """A partial file that holds every answer becomes the output without a query being asked."""
     from secondpass_pipelines.search_run import ResultWriter
-    from secondpass_pipelines.searching import Searcher
 
     output = tmp_path / "x.trec"
     options = (*BM25, "-c", beir, "--data-queries", "-m", tiny_folder, "-o", output)
@@ -632,6 +633,32 @@ def test_partial_of_another_search_is_refused(
     result = run(*options, "-m", tmp_path / "absent", *other)
     assert result.exit_code == 2
     assert f"was begun with another {what};" in only_line(result)
+
+
+@pytest.mark.parametrize("what", ["weights", "calibration"])
+def test_a_model_that_was_trained_anew_is_another(
+    run: Run, beir: Path, tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """In a folder of the same name, as is another calibration in a file of the same name."""
+    folder, fitted, pipeline = tmp_path / "model", tmp_path / "fitted.json", tmp_path / "p.yaml"
+    shutil.copytree(tiny_folder, folder)
+    Calibration("logistic", slope=1.0).save(fitted)
+    page = pipeline_file("rerank_bm25").read_text()
+    pipeline.write_text(page.replace("model: secondpass/pocket", f"model: {folder}\n      calibration: {fitted}"))
+    options = ("search", "-p", pipeline, "-c", beir, "--data-queries", "-o", tmp_path / "x.trec")
+    with monkeypatch.context() as patched:
+        patched.setattr(Searcher, "answer", lambda *_: 1 / 0)
+        assert run(*options).exit_code == 1
+    if what == "weights":
+        weights = folder / "model.safetensors"
+        stored = bytearray(weights.read_bytes())
+        stored[-1] ^= 1
+        weights.write_bytes(stored)
+    else:
+        Calibration("logistic", slope=2.0).save(fitted)
+    result = run(*options)
+    assert result.exit_code == 2
+    assert f"was begun with another {what} of {folder if what == 'weights' else fitted};" in only_line(result)
 
 
 def test_foreign_and_locked_partials_are_refused(run: Run, beir: Path, tmp_path: Path) -> None:

@@ -11,12 +11,17 @@ import pytest
 
 pytest.importorskip("ir_measures")
 
+from haystack import Document, Pipeline
+from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
+from haystack.document_stores.in_memory import InMemoryDocumentStore
 
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.evaluation.measures import evaluate
+from secondpass.evaluation.qrels import JudgedQueries, Qrels
 from secondpass.evaluation.runs import read_run
 from secondpass.evaluation.second_pass import DatasetRequest
-from secondpass_pipelines.dataset import run_dataset
+from secondpass_pipelines.dataset import not_indexed, run_dataset
+from secondpass_pipelines.pipeline_files import JOINER, RANKER
 from secondpass_pipelines.searching import Searcher
 from tests.cli.test_search import hybrid, wait_for_lines
 from tests.small_collection import CORPUS, write_json_lines
@@ -117,6 +122,50 @@ def test_cut_documents_are_counted(beir: Path, tmp_path: Path, tiny_folder: str)
     file = tmp_path / "p.yaml"
     file.write_text(pipeline_text(tiny_folder))
     assert run_dataset(DatasetRequest(str(file), beir)).cut == 3
+
+
+def test_a_relevant_document_is_absent_where_no_store_has_it() -> None:
+    """Of several stores none need have all; one that two have counts once. Where none has any, they are refused."""
+    stores = [InMemoryDocumentStore() for _ in range(3)]
+    for store, ids in zip(stores, ("ab", "bc", ""), strict=True):
+        store.write_documents([Document(id=one, content="the cat") for one in ids])
+    pipeline = Pipeline()
+    for number, store in enumerate(stores):
+        pipeline.add_component(f"retriever{number}", InMemoryBM25Retriever(store))
+    for relevant, missing in (("abc", 0), ("abcde", 2), ("axy", 2)):
+        queries = JudgedQueries({"q": "cat"}, Qrels({"q": dict.fromkeys(relevant, 1)}))
+        assert not_indexed(pipeline, queries) == missing
+    with pytest.raises(InvalidInput, match="none of the 2 relevant documents is in InMemoryDocumentStore, "):
+        not_indexed(pipeline, JudgedQueries({"q": "cat"}, Qrels({"q": {"x": 1, "y": 1}})))
+
+
+def test_the_ranker_is_the_second_pass_whatever_follows(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """What reorders, cuts or reads its documents is left out; a joiner with others' documents is the last word."""
+    file = tmp_path / "p.yaml"
+    file.write_text(pipeline_text(tiny_folder))
+    plain = run_dataset(DatasetRequest(str(file), beir, top_k=2))
+    middle = "haystack.components.rankers.lost_in_the_middle.LostInTheMiddleRanker"
+    page = pipeline_text(tiny_folder) + "  - {sender: ranker.documents, receiver: middle.documents}\n"
+    file.write_text(page.replace("connections:", f"  middle: {{type: {middle}, init_parameters: {{}}}}\nconnections:"))
+    packaged = ("rag_extractive", "rag_rerank")
+    for pipeline, model in ((str(file), None), *((name, tiny_folder) for name in packaged)):
+        found = run_dataset(DatasetRequest(pipeline, beir, top_k=2, model=model))
+        assert [run.name for run in (*found.first, found.second)] == [FIRST, SECOND]
+        assert [list(found.second[query]) for query in found.texts] == [
+            list(plain.second[query]) for query in plain.texts
+        ]
+    page = page.replace("connections:", f"  middle: {{type: {JOINER}, init_parameters: {{}}}}\nconnections:")
+    file.write_text(page + "  - {sender: retriever.documents, receiver: middle.documents}\n")
+    assert run_dataset(DatasetRequest(str(file), beir)).second.name == "second pass (middle)"
+
+
+def test_a_top_k_that_nothing_takes_is_refused(beir: Path, tmp_path: Path) -> None:
+    """By a pipeline that ends in what is no ranker of ours."""
+    budget = "haystack_integrations.components.preprocessors.secondpass.prompt_budget.PromptBudget"
+    file = tmp_path / "p.yaml"
+    file.write_text(pipeline_text("x").replace(RANKER, budget).replace('model: "x",', "max_tokens: 9"))
+    with pytest.raises(InvalidInput, match="--top-k 3: 'ranker', which gives the answer, takes no top_k"):
+        run_dataset(DatasetRequest(str(file), beir, top_k=3))
 
 
 def test_only_one_pass_is_refused(beir: Path, tmp_path: Path) -> None:

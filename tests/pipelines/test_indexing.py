@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from haystack import Pipeline, component
+from haystack.components.builders import PromptBuilder
 from haystack.components.embedders import MockDocumentEmbedder, MockTextEmbedder
+from haystack.components.joiners import DocumentJoiner
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
@@ -19,7 +21,7 @@ from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.asking import answer_sockets
 from secondpass_pipelines.indexing import document_embedders, index, run_index
-from secondpass_pipelines.searching import stages_of
+from secondpass_pipelines.searching import searcher, stages_of
 from secondpass_pipelines.stores import document_stores
 from tests.small_collection import CORPUS
 
@@ -92,6 +94,27 @@ def test_a_server_gets_the_words_that_it_takes(engine: str) -> None:
     wanted["retriever"] = {"query": " ".join(words[:1_024])}
     assert answer_sockets(pipeline, Path("ask.yaml")).inputs(query) == wanted
     assert stages_of(pipeline).inputs(query, None, None) == wanted
+
+
+def test_a_prompt_gets_the_query_and_what_joins_keeps_its_own_top_k() -> None:
+    """A search's query is for a prompt's variable too, its depth for what finds alone."""
+    pipeline = with_components(
+        prompt=PromptBuilder("{{ question }}", required_variables="*"),
+        one=InMemoryBM25Retriever(InMemoryDocumentStore()),
+        two=InMemoryBM25Retriever(InMemoryDocumentStore()),
+        joiner=DocumentJoiner(top_k=3),
+        ranker=SecondPassRanker(),
+    )
+    pipeline.connect("prompt.prompt", "one.query")
+    for sender, receiver in (("one", "joiner"), ("two", "joiner"), ("joiner", "ranker")):
+        pipeline.connect(f"{sender}.documents", f"{receiver}.documents")
+    assert stages_of(pipeline).inputs("cat", 7, 5) == {
+        "prompt": {"question": "cat"},
+        "one": {"top_k": 7},
+        "two": {"query": "cat", "top_k": 7},
+        "ranker": {"query": "cat", "top_k": 5},
+    }
+    assert searcher(pipeline, 7, 5).shallow().startswith("the first pass gives 3 documents at most")
 
 
 def lone_text_embedder(module: str, **init: Any) -> Any:

@@ -157,6 +157,39 @@ def test_judged_documents_that_are_not_indexed_are_counted(
     )
 
 
+def test_a_refused_search_is_refused_again(
+    run: Run, engine: Engine, beir: Path, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left in OUTPUT.partial lets no documents into a filled index; a search that began to index goes on."""
+    run(*engine.indexing, "-c", beir)
+    searched = (*engine.search(tiny_folder), "-c", beir, "--data-queries", "-o", tmp_path / "x.trec")
+    for _ in range(2):
+        refused = run(*searched)
+        assert refused.exit_code == 2
+        assert f"{engine.index} holds 5 documents already" in only_line(refused)
+    engine.client.indices.delete(index=engine.index)
+    with monkeypatch.context() as patched:
+        patched.setattr(Searcher, "answer", lambda *_: 1 / 0)
+        assert run(*searched).exit_code != 0
+    whole = run(*searched)
+    assert whole.exit_code == 0, whole.output
+    assert list(read_run((tmp_path / "x.trec").read_text())) == ["q1", "q2", "q3"]
+
+
+@pytest.mark.parametrize("own", [["keyword", "content"], None])
+def test_the_fields_that_an_index_searches_stay(
+    run: Run, engine: Engine, tmp_path: Path, own: list[str] | None
+) -> None:
+    """Those that somebody gave it before the first document; where nobody did it is the content."""
+    stated = {} if own is None else {"index.query.default_field": own}
+    engine.client.indices.create(index=engine.index, body={"settings": stated})
+    corpus = write_json_lines(tmp_path / "c.jsonl", [{"_id": "a", "text": "the cat", "keyword": "animal"}])
+    filled = run(*engine.indexing, "-c", corpus)
+    assert filled.exit_code == 0, filled.output
+    (found,) = dict(engine.client.indices.get_settings(index=engine.index)).values()
+    assert found["settings"]["index"]["query"]["default_field"] == (own or ["content"])
+
+
 def test_an_empty_index_is_not_searched(run: Run, engine: Engine, tiny_folder: str) -> None:
     """There would be no documents, and no hint why."""
     engine.client.indices.create(index=engine.index)

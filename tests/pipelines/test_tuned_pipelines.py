@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -144,6 +145,29 @@ def test_a_hybrid_retriever_finds_as_many_as_in_tuning(write: Write, tmp_path: P
     written = yaml.safe_load(write(tuned, str(tmp_path / "both.yaml"), depth=7).read_text())
     settings = written["components"]["retriever"]["init_parameters"]
     assert settings == {"top_k": 9, "top_k_bm25": 7, "top_k_embedding": 7}
+
+
+def test_a_depth_goes_to_what_finds(write: Write, tmp_path: Path, tiny_folder: str) -> None:
+    """And not to what merges behind it and takes none, nor to what cuts there: the file loads."""
+    page = yaml.safe_load(hybrid(tmp_path / "other.yaml", tiny_folder).read_text())
+    store = page["components"]["words"]["init_parameters"]["document_store"]
+    kind = "haystack.components.retrievers.auto_merging_retriever.AutoMergingRetriever"
+    page["components"]["merger"] = {"type": kind, "init_parameters": {"document_store": store}}
+    kind = "haystack.components.rankers.lost_in_the_middle.LostInTheMiddleRanker"
+    page["components"]["cut"] = {"type": kind, "init_parameters": {"top_k": 2}}
+    del page["components"]["words"]["init_parameters"]["top_k"]
+    words, vectors, ranked = ({"receiver": f"{name}.documents"} for name in ("merger", "cut", "ranker"))
+    page["connections"][1:] = [
+        {"sender": "words.documents", **words},
+        {"sender": "vectors.documents", **vectors},
+        {"sender": "merger.documents", **ranked},
+        {"sender": "cut.documents", **ranked},
+    ]
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(page))
+    before, after = Fusion("rrf", {"merger": 1.0, "cut": 1.0}), Fusion("weighted", {"merger": 0.5, "reranker": 0.5})
+    tuned = replace(BOTH, first=("merger", "cut"), before=before, after=after)
+    pipeline: Any = Pipeline.loads(write(tuned, str(tmp_path / "other.yaml"), depth=7).read_text())
+    assert [pipeline.get_component(name).top_k for name in ("words", "vectors", "cut")] == [7, 7, 2]
 
 
 def test_a_retriever_that_is_not_needed_goes(write: Write) -> None:
@@ -294,6 +318,15 @@ def test_pipelines_that_cannot_be_tuned_are_refused(
     file.write_text(file.read_text().replace(*changed))
     with pytest.raises(InvalidInput, match=said):
         write(pipeline=str(file))
+
+
+def test_documents_of_another_socket_are_refused_before_any_work(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """A router's, say, also beside its `documents`."""
+    file = hybrid(tmp_path / "other.yaml", tiny_folder)
+    link = "  - {sender: words.documents, receiver: ranker.documents}\n"
+    file.write_text(file.read_text().replace(link, link.replace("words.documents", "words.unmatched") + link))
+    with pytest.raises(InvalidInput, match=r"'ranker' has documents of 'words\.unmatched': tuning takes 'documents'"):
+        run_dataset(DatasetRequest(str(file), beir, tuning=True))
 
 
 def test_a_probability_that_was_not_fitted_goes(

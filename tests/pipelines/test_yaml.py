@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 haystack = pytest.importorskip("haystack")
 pytest.importorskip("haystack_integrations.components.embedders.sentence_transformers")
@@ -21,7 +22,7 @@ from huggingface_hub import constants  # noqa: E402
 
 from secondpass.errors import InvalidInput  # noqa: E402
 from secondpass_pipelines.indexing import document_embedders, document_stores  # noqa: E402
-from secondpass_pipelines.pipeline_files import load_pipeline, need_haystack, pipeline_file  # noqa: E402
+from secondpass_pipelines.pipeline_files import load_pipeline, model_of, need_haystack, pipeline_file  # noqa: E402
 from secondpass_pipelines.searching import stages_of  # noqa: E402
 from tests.hub_cache import add_to_cache, commit_id  # noqa: E402
 
@@ -225,6 +226,20 @@ def test_what_describes_a_value_goes_with_it(tmp_path: Path, tiny_folder: str) -
     assert (one.model, one.keep) == (tiny_folder, None)
     two: Any = load_pipeline(file, model=["a", "b", "c"], ranker={"keep": 7}).get_component("ranker")
     assert (two.model, two.keep) == (["a", "b", "c"], 7)
+
+
+def test_a_model_is_for_the_last_ranker(tmp_path: Path) -> None:
+    """By the graph, whatever the order in the file; on two branches it is for both."""
+    page = yaml.safe_load(pipeline_file("rerank_bm25").read_text())
+    parts = page["components"]
+    parts["quick"] = {"type": parts["ranker"]["type"], "init_parameters": {"model": "small"}}
+    before = [{"sender": "retriever.documents", "receiver": "quick.documents"}]
+    after = [{"sender": "quick.documents", "receiver": "ranker.documents"}]
+    for links, models in ((before + after, ["big", "small"]), (before + page["connections"], ["big", "big"])):
+        (tmp_path / "two.yaml").write_text(yaml.safe_dump(page | {"connections": links}))
+        pipeline: Any = load_pipeline(tmp_path / "two.yaml", model="big")
+        assert [pipeline.get_component(name).model for name in ("ranker", "quick")] == models
+    assert model_of(page | {"connections": before + after}) == "secondpass/pocket"
 
 
 def test_names_and_paths(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from secondpass.calibration import Calibration
 from secondpass.cli.output import PipeConsole
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.indexing import collection, fill
-from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file, query_inputs
+from secondpass_pipelines.pipeline_files import QUESTIONS, load_pipeline, pipeline_file, query_inputs
 from secondpass_pipelines.stores import close, failure_line, in_servers
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # The sockets that hold answers, the better one first: objects that know their documents, then texts.
 SOCKETS = ("answers", "replies")
-# The sockets that a question is for, needed or not: a prompt's variables may all be optional.
-QUESTIONS = ("query", "question")
 RANKERS = (SecondPassRanker, SecondPassTunedRanker)
 
 

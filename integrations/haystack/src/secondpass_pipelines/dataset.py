@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
 from secondpass.models.identity import marks_of
 from secondpass_pipelines.pipeline_files import (
+    down_to_ranker,
     load_pipeline,
     measures_of,
     model_of,
@@ -27,7 +29,7 @@ from secondpass_pipelines.pipeline_files import (
     read_pipeline,
 )
 from secondpass_pipelines.results import Notes, QueryResult, RankedDocument
-from secondpass_pipelines.stores import absent, close, document_stores, store_name, told_in_one_line
+from secondpass_pipelines.stores import absent, absent_ids, close, document_stores, store_name, told_in_one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,14 +61,14 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
 
     file = pipeline_file(request.pipeline)
     queries = judged_queries(request.dataset, request.split)
-    shaped = partial(for_tuning, file=file, taken=request.taken) if request.tuning else None
+    shaped = partial(for_tuning, file=file, taken=request.taken) if request.tuning else down_to_ranker
     pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker, shaped)
     with ExitStack() as stack:
         stack.callback(close, pipeline)
         corpus = None if request.indexed else request.corpus or request.dataset
         found = collection(pipeline, corpus, request.add)
         # No query has more candidates than there are documents.
-        search = searcher(pipeline, request.depth, request.top_k or found.documents)
+        search = replace(searcher(pipeline, request.depth, request.top_k), top_k=request.top_k or found.documents)
         if not search.stages.first:
             raise InvalidInput(f"{file}: only {search.stages.last!r} gives documents, so there is no second pass in it")
         asked = _asked(request, corpus, queries.with_unanswered() if request.tuning else queries, search.top_k)
@@ -223,7 +225,10 @@ def not_indexed(pipeline: Pipeline, queries: JudgedQueries) -> int:
     relevant = sorted({document for graded in grades for document, grade in graded.items() if grade > 0})
     with told_in_one_line(pipeline):
         stores = document_stores(pipeline)
-        missing = max((absent(store, relevant) for store in stores), default=0)
+        left = relevant
+        for store in stores[:-1]:
+            left = absent_ids(store, left)
+        missing = absent(stores[-1], left) if stores else 0
         if missing and missing == len(relevant):
             names = ", ".join(store_name(store) for store in stores)
             raise InvalidInput(f"none of the {missing} relevant documents is in {names}: is it another collection?")

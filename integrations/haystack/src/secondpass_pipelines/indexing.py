@@ -158,10 +158,17 @@ def collection(pipeline: Pipeline, corpus: Path | None, add: bool = False) -> Co
     return Collection(None, sum(counts.values()), identity)
 
 
-def fill(pipeline: Pipeline, found: Collection, columns: bool = False, continued: bool = False) -> None:
+def fill(
+    pipeline: Pipeline,
+    found: Collection,
+    columns: bool = False,
+    continued: bool = False,
+    begun: Callable[[], object] | None = None,
+) -> None:
     """Index a corpus; with `columns`, ids must fit a TREC run.
 
-    `continued` says that an earlier search began to index the same corpus into the same stores.
+    `continued` says that an earlier search began to index the same corpus into the same stores. `begun` is called
+    before the first document goes into a server's index, unless it is `continued`.
 
     Raises:
         InvalidInput: a server's index holds documents already, and neither `add` nor `continued` allows that.
@@ -173,6 +180,8 @@ def fill(pipeline: Pipeline, found: Collection, columns: bool = False, continued
     with told_in_one_line(pipeline):
         if not (found.add or continued):
             refuse_filled(server_stores(pipeline))
+        if begun is not None and not continued and server_stores(pipeline):
+            begun()
         map_metadata(server_stores(pipeline), found.kinds)
         checked = _with_column_ids(documents) if columns else documents
         with progress_bar("Indexing", found.documents, "documents") as bar:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
 TUNED_RANKER = "haystack_integrations.components.rankers.secondpass.tuned_ranker.SecondPassTunedRanker"
+# The sockets that a question is for, needed or not: a prompt's variables may all be optional.
+QUESTIONS = ("query", "question")
 JOINER = "haystack.components.joiners.document_joiner.DocumentJoiner"
 # Parameters of the ranker that mean nothing without the one they describe: another value of that leaves them out.
 DETAILS = {"model": "keep", "truncation": "windows"}
@@ -86,8 +88,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Load the searching part of a pipeline.
 
-    `model`, `instruction` and further parameters take the place of what its SecondPassRanker has. `shaped` may make
-    another pipeline's dictionary of the file's.
+    `model`, `instruction` and further parameters take the place of what its last SecondPassRanker has, or each of the
+    last ones on several branches. `shaped` may make another pipeline's dictionary of the file's.
 
     Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
 
@@ -106,7 +108,7 @@ def load_pipeline(
         data = shaped(data)
     for name, value in (("model", model), ("instruction", instruction), *(ranker or {}).items()):
         if value is not None:
-            _set(data["components"], name, value, file)
+            _set(data, name, value, file)
     for name, tuned in tuned_files(data, file).items():
         part = data["components"][name]
         part["init_parameters"] = {**part["init_parameters"], "tuned": str(tuned)}
@@ -160,8 +162,8 @@ def read_pipeline(file: Path) -> dict[str, Any]:
     return data
 
 
-def _set(components: dict[str, Any], name: str, value: Any, file: Path) -> None:
-    rankers = [component for component in components.values() if type_of(component) in (RANKER, TUNED_RANKER)]
+def _set(data: dict[str, Any], name: str, value: Any, file: Path) -> None:
+    rankers = [data["components"][one] for one in last_rankers(data)]
     if not rankers:
         raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the {name} {value}")
     for ranker in rankers:
@@ -200,6 +202,47 @@ def type_of(value: object) -> object:
     return value.get("type") if isinstance(value, dict) else None
 
 
+def last_rankers(data: Mapping[str, Any]) -> list[str]:
+    """Names of the rankers of ours that are above no other of ours: one, or one on each of several branches."""
+    links = data.get("connections") or []
+    rankers = [name for name, part in data["components"].items() if type_of(part) in (RANKER, TUNED_RANKER)]
+    earlier = {other for name in rankers for other in above(links, name) - {name}}
+    return [name for name in rankers if name not in earlier] or rankers
+
+
+def down_to_ranker(data: dict[str, Any]) -> dict[str, Any]:
+    """A pipeline's dictionary down to its last ranker of ours, without what cuts, reorders or reads its documents.
+
+    Whole where there is no such ranker, one on each of several branches, or a joiner that puts others' documents
+    beside its own: the ranker is not the second pass then.
+    """
+    links, last = data.get("connections") or [], last_rankers(data)
+    if len(last) != 1:
+        return data
+    kept = {last[0], *above(links, last[0])}
+    below = {name for name in data["components"] if last[0] in above(links, name)}
+    joiners = {name for name in below - kept if type_of(data["components"][name]) == JOINER}
+    ends = [tuple(link[end].partition(".")[0] for end in ("sender", "receiver")) for link in links]
+    if any(receiver in joiners and sender not in {*last, *below} for sender, receiver in ends):
+        return data
+    components = {name: part for name, part in data["components"].items() if name in kept}
+    return {**data, "components": components, "connections": [link for link in links if _ends(link) <= kept]}
+
+
+def above(links: list[dict[str, str]], name: str) -> set[str]:
+    """Components whose output reaches `name`."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        receiver = waiting.pop()
+        for link in links:
+            sender = link["sender"].partition(".")[0]
+            if link["receiver"].partition(".")[0] == receiver and sender not in found:
+                found.add(sender)
+                waiting.append(sender)
+    return found
+
+
 def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's dictionary without its evaluation nodes and the connections from and to them."""
     components = data["components"]
@@ -221,8 +264,8 @@ def model_of(data: dict[str, Any]) -> str | list[str] | None:
 
 def ranker_of(data: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a pipeline's last ranker of ours; none where there is no such ranker."""
-    rankers = [part for part in data["components"].values() if type_of(part) in (RANKER, TUNED_RANKER)]
-    found: dict[str, Any] = (rankers[-1].get("init_parameters") or {}) if rankers else {}
+    rankers = last_rankers(data)
+    found: dict[str, Any] = (data["components"][rankers[-1]].get("init_parameters") or {}) if rankers else {}
     return found
 
 

@@ -23,8 +23,17 @@ from secondpass.corpora import read_corpus
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, column_of, judged_queries
 from secondpass.evaluation.runs import RANKED, write_run
 from secondpass.journal import Journal
+from secondpass.models.identity import weights_digest
 from secondpass_pipelines.indexing import Collection, collection, fill
-from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.pipeline_files import (
+    RANKER,
+    TUNED_RANKER,
+    down_to_ranker,
+    load_pipeline,
+    pipeline_file,
+    read_pipeline,
+    type_of,
+)
 from secondpass_pipelines.results import Judge, Notes, QueryResult, RankedDocument, moved
 from secondpass_pipelines.searching import Searcher, Stages, searcher
 from secondpass_pipelines.showing import RELEVANT, print_answer, quality_table, side_by_side
@@ -33,6 +42,8 @@ from secondpass_pipelines.tuned_pipelines import tuned_digests
 
 TAG = "secondpass"
 DEMO_PIPELINE = "rerank_bm25"
+# What OUTPUT.partial says, before any answer, once the corpus may go into a server's index.
+INDEXING = {"indexing": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,7 @@ def run_search(request: PipelineSearch) -> None:
     if request.queries.qrels is not None:
         judge = Judge(request.queries.qrels, request.ignore_identical_ids)
     request.check_columns()
-    pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker)
+    pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker, down_to_ranker)
     with ExitStack() as stack:
         stack.callback(close, pipeline)
         search = searcher(pipeline, request.depth, request.top_k)
@@ -125,17 +136,19 @@ def query_results(
 ) -> Iterator[QueryResult]:
     """Answers in the order of the queries: first those of an earlier, broken run, then new ones."""
     asked = request.asked
-    done = set() if partial is None else {answer.query_id for answer in _kept(partial)}
+    done = set() if partial is None else {answer.query_id if answer else None for answer in _records(partial)}
     left = {query_id: text for query_id, text in asked.texts.items() if query_id not in done}
     if left:
-        continued = partial is not None and partial.continued
-        fill(search.pipeline, found, columns=request.form == "trec", continued=continued)
+        begun = None if partial is None else lambda: partial.append(INDEXING)
+        # A search that was refused, or that found no server, wrote nothing: what an index holds is not its own.
+        fill(search.pipeline, found, columns=request.form == "trec", continued=bool(done), begun=begun)
         search.warm_up()
     with ExitStack() as stack:
         bar = None
         if not (request.printing and sys.stdout.isatty()):
             # a bar that is redrawn and results that are printed would overwrite each other on a terminal
-            bar = stack.enter_context(progress_bar("Searching", len(asked.texts), "queries", len(done)))
+            known = len(asked.texts) - len(left)
+            bar = stack.enter_context(progress_bar("Searching", len(asked.texts), "queries", known))
         for query_id, text in left.items():
             answer = search.answer(query_id, text)
             if partial is None:
@@ -149,7 +162,12 @@ def query_results(
 
 
 def _kept(partial: Journal) -> Iterator[QueryResult]:
-    return partial.records(QueryResult.from_json, "an answer")
+    return filter(None, _records(partial))
+
+
+def _records(partial: Journal) -> Iterator[QueryResult | None]:
+    """Answers, and None where indexing began."""
+    return partial.records(lambda line: None if line == INDEXING else QueryResult.from_json(line), "an answer")
 
 
 def _show(judge: Judge, last: str, asked: int, to_stderr: bool) -> None:
@@ -181,6 +199,7 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
         "format": request.form,
         **({} if request.instruction is None else {"instruction": request.instruction}),
         **{f"tuned of {name}": digest for name, digest in tuned_digests(file).items()},
+        **_model_digests(file, request.model),
         # where scores are kept decides nothing, and a calibration counts by its contents
         **{name: value for name, value in request.ranker.items() if name not in ("score_cache", "calibration")},
         **({} if probable is None else {"calibration": hashlib.sha256(file_of(probable).read_bytes()).hexdigest()}),
@@ -196,6 +215,21 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
     with Journal(path, settings, "another search is writing it", refuse) as partial:
         yield partial
         partial.remove()
+
+
+def _model_digests(file: Path, model: str | list[str] | None) -> dict[str, str | None]:
+    """Digests of what is in those of the rankers' models that are folders, and in calibrations that the file names."""
+    rankers = [part for part in read_pipeline(file)["components"].values() if type_of(part) in (RANKER, TUNED_RANKER)]
+    given = [part.get("init_parameters") or {} for part in rankers]
+    named = [model, *(one.get("model") for one in given)]
+    several = [name for one in named for name in (one if isinstance(one, list) else [one])]
+    folders = [Path(name) for name in several if name is not None and Path(name).is_dir()]
+    fitted = [*folders, *(Path(one["calibration"]) for one in given if one.get("calibration"))]
+    files = {path: file_of(path) for path in fitted if file_of(path).is_file()}
+    return {
+        **{f"weights of {folder}": weights_digest(folder) for folder in folders},
+        **{f"calibration of {path}": hashlib.sha256(found.read_bytes()).hexdigest() for path, found in files.items()},
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from haystack.tracing.tracer import Span, Tracer, enable_tracing, tracer
 
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.text import is_blank
-from secondpass_pipelines.pipeline_files import query_inputs
+from secondpass_pipelines.pipeline_files import QUESTIONS, query_inputs
 from secondpass_pipelines.results import QueryResult, RankedDocument, chances_of
 from secondpass_pipelines.stores import failure_line, in_servers
 
@@ -89,11 +89,13 @@ def searcher(pipeline: Pipeline, depth: int | None = None, top_k: int | None = N
     """Read the stages of a pipeline and be ready to answer queries with it.
 
     Raises:
-        InvalidInput: a search cannot be made with it, or a depth is given that nothing in its first pass takes.
+        InvalidInput: a search cannot be made with it, or a depth or top_k is given that nothing takes.
     """
     stages = stages_of(pipeline)
     if depth is not None and all(component == stages.last for component, _ in stages.depths):
         raise InvalidInput(f"--depth {depth}: no component of the first pass takes a top_k")
+    if top_k is not None and (stages.last, "top_k") not in stages.depths:
+        raise InvalidInput(f"--top-k {top_k}: {stages.last!r}, which gives the answer, takes no top_k")
     return Searcher(pipeline, stages, depth, top_k)
 
 
@@ -175,7 +177,9 @@ def stages_of(pipeline: Pipeline) -> Stages:
     first = tuple(sorted(giving - {ends[0]}, key=lambda name: (len(above[name]), name)))
     upstream = {name: tuple(sorted(above[name] - giving)) for name in first}
     feeding = tuple(name for name in first if not any(name in above[other] for other in first))
-    queries, depths = _inputs_of(pipeline, giving, ends[0])
+    # What joins or ranks what others found keeps its own top_k.
+    finding = {name for name in first if not above[name] & (giving - {name})}
+    queries, depths = _inputs_of(pipeline, finding, ends[0])
     upstream[ends[0]] = ()
     return Stages(first, ends[0], upstream, feeding, tuple(queries), frozenset(depths), in_servers(pipeline))
 
@@ -192,16 +196,19 @@ def _above(pipeline: Pipeline, name: str) -> set[str]:
     return found
 
 
-def _inputs_of(pipeline: Pipeline, stages: set[str], last: str) -> tuple[list[tuple[str, str]], set[tuple[str, str]]]:
+def _inputs_of(pipeline: Pipeline, finding: set[str], last: str) -> tuple[list[tuple[str, str]], set[tuple[str, str]]]:
     queries: list[tuple[str, str]] = []
     depths: set[tuple[str, str]] = set()
     for component, sockets in pipeline.inputs().items():
+        # Of a component that searches twice, top_k cuts what both searches found.
+        limits = [socket for socket in sockets if socket.startswith("top_k_")] or ["top_k"]
         for socket, described in sockets.items():
-            if described["type"] is str and (socket == "query" or (socket == "text" and described["is_mandatory"])):
+            named = socket in QUESTIONS and described["type"] in (str, Any)  # a prompt's variable is of any type
+            if named or (socket == "text" and described["type"] is str and described["is_mandatory"]):
                 queries.append((component, socket))
             elif described["is_mandatory"]:
                 raise InvalidInput(f"component {component!r} needs {socket!r}, which a search has not got")
-            elif component in stages and (socket == "top_k" or (socket.startswith("top_k_") and component != last)):
+            elif (component == last and socket == "top_k") or (component in finding and socket in limits):
                 depths.add((component, socket))
     if not queries:
         raise InvalidInput("no component of the pipeline takes a query")

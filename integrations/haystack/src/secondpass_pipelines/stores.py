@@ -143,7 +143,8 @@ def map_metadata(stores: Iterable[Any], kinds: Mapping[tuple[str, ...], set[str]
         count, index = store.count_documents(), store.to_dict()["init_parameters"]["index"]
         client = client_of(store)
         add_fields(client, index, fields, store_name(store))
-        if not count:
+        known = [found["settings"]["index"] for found in dict(client.indices.get_settings(index=index)).values()]
+        if not count and not any("default_field" in found.get("query", {}) for found in known):
             # Haystack's BM25 names no field: without this it would search the metadata's strings too.
             client.indices.put_settings(index=index, body={DEFAULT_FIELD: [CONTENT]})
 
@@ -162,10 +163,20 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def absent(store: Any, ids: Iterable[str]) -> int:
     """How many of `ids`, each given once, no document of the store has."""
-    return sum(
-        len(some) - store.count_documents_by_filter({"field": "id", "operator": "in", "value": some})
-        for some in batches(ids, ASKED_AT_ONCE)
-    )
+    return sum(len(some) - store.count_documents_by_filter(_any_of(some)) for some in batches(ids, ASKED_AT_ONCE))
+
+
+def absent_ids(store: Any, ids: Iterable[str]) -> list[str]:
+    """Those of `ids` that no document of the store has, which sends whole documents: `absent` is cheaper."""
+    left: list[str] = []
+    for some in batches(ids, ASKED_AT_ONCE):
+        known = {document.id for document in store.filter_documents(_any_of(some))}
+        left += [one for one in some if one not in known]
+    return left
+
+
+def _any_of(ids: list[str]) -> dict[str, Any]:
+    return {"field": "id", "operator": "in", "value": ids}
 
 
 def close(pipeline: Pipeline) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from hashlib import sha256
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
+from haystack.core.errors import DeserializationError
+from haystack.core.serialization import import_class_by_name
 from haystack_integrations.components.rankers.secondpass.ranker import SecondPassRanker
 from haystack_integrations.components.rankers.secondpass.tuned_ranker import FILE, ReadingParameters, read_tuned
 
@@ -18,6 +20,7 @@ from secondpass_pipelines.pipeline_files import (
     JOINER,
     RANKER,
     TUNED_RANKER,
+    above,
     pipeline_file,
     read_pipeline,
     tuned_files,
@@ -67,7 +70,7 @@ def write_tuned(
     for name in chosen.first:
         if name not in found:
             raise InvalidInput(f"{file}: the first pass {name!r} is none of {', '.join(found)}")
-    above = _above(data.get("connections") or [], ranker)
+    before = above(data.get("connections") or [], ranker)
     data = _without_lacking(data, ranker)
     links = [link for link in data["connections"] if not _feeds(link, ranker)]
     links += [{"sender": f"{name}.{found[name]}", "receiver": f"{ranker}.{name}"} for name in chosen.first]
@@ -78,9 +81,9 @@ def write_tuned(
     changed = {"type": TUNED_RANKER, "init_parameters": {"tuned": str(tuned.resolve()), **own}}
     parts = {**data["components"], ranker: changed}
     if depth is not None:
-        parts |= {name: _finding(parts[name], depth) for name in chosen.first}
+        parts |= {name: _finding(parts[name], depth) for name in _finders(parts, links, chosen.first)}
     data = {**data, "components": parts, "connections": links}
-    made = without_idle(data, data["components"].keys() - above)
+    made = without_idle(data, data["components"].keys() - before)
     head = HEAD.format(file=file.name, tuned=tuned.name)
     text = yaml.dump(made, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     output.write_text(head + text, encoding="utf-8")
@@ -102,14 +105,27 @@ def _without_lacking(data: dict[str, Any], ranker: str) -> dict[str, Any]:
     return {**data, "connections": [link for link in links if link["receiver"] not in gone], "inputs": inputs | kept}
 
 
+def _finders(parts: Mapping[str, Any], links: list[dict[str, str]], first: Iterable[str]) -> set[str]:
+    """The retrievers that were asked for so many documents: they take a top_k, and nothing above them does."""
+    before = {name for one in first for name in (one, *above(links, one))}
+    taking = {name for name in before if name in parts and _takes_top_k(parts[name])}
+    return {name for name in taking if not (above(links, name) - {name}) & taking}
+
+
+def _takes_top_k(part: dict[str, Any]) -> bool:
+    if part["type"].endswith(HYBRID) or "top_k" in (part.get("init_parameters") or {}):
+        return True
+    try:
+        made: Any = import_class_by_name(part["type"])
+    except (ImportError, DeserializationError):
+        return False
+    return "top_k" in signature(made.__init__).parameters
+
+
 def _finding(part: dict[str, Any], depth: int) -> dict[str, Any]:
-    """A retriever that finds so many documents; what has no top_k, such as a filter, stays."""
-    given = part.get("init_parameters") or {}
-    if part["type"].endswith(HYBRID):
-        return {**part, "init_parameters": {**given, "top_k_bm25": depth, "top_k_embedding": depth}}
-    if "top_k" not in given and not part["type"].endswith("Retriever"):
-        return part
-    return {**part, "init_parameters": {**given, "top_k": depth}}
+    """A retriever that finds so many documents."""
+    sockets = ("top_k_bm25", "top_k_embedding") if part["type"].endswith(HYBRID) else ("top_k",)
+    return {**part, "init_parameters": {**(part.get("init_parameters") or {}), **dict.fromkeys(sockets, depth)}}
 
 
 def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> dict[str, Any]:
@@ -118,16 +134,20 @@ def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> 
     Of a cascade the last model reads.
 
     Raises:
-        InvalidInput: the pipeline has not one ranker, nothing in front of it, or a retriever whose name is `taken`.
+        InvalidInput: the pipeline has not one ranker, nothing in front of it, a retriever whose name is `taken`, or one
+            whose documents come from another socket than "documents": no search knows what it found.
     """
     data = without_evaluation(data)
     ranker, found = candidates_of(data, file)
+    for name, socket in _senders(data, ranker):
+        if socket != "documents":
+            raise InvalidInput(f"{file}: {ranker!r} has documents of '{name}.{socket}': tuning takes 'documents' alone")
     if twice := next((name for name in found if name in taken), None):
         raise InvalidInput(f"{file}: the component {twice!r} has the name of a --field or of the scores that are tuned")
     links = data.get("connections") or []
     links = [link for link in links if not (_feeds(link, ranker) or link["receiver"].removeprefix(ranker) in LACKING)]
     links += [{"sender": f"{name}.{socket}", "receiver": f"{ranker}.documents"} for name, socket in found.items()]
-    kept = {ranker, *_above(links, ranker)}
+    kept = {ranker, *above(links, ranker)}
     given = data["components"][ranker].get("init_parameters") or {}
     own = {name: given[name] for name in ("model", *READING) if name in given and name != "budget_ms"}
     if isinstance(own.get("model"), list):
@@ -183,7 +203,7 @@ def _feeds(link: Mapping[str, str], name: str) -> bool:
 def without_idle(data: dict[str, Any], ends: Set[str]) -> dict[str, Any]:
     """A pipeline's dictionary without components that give nothing to anybody, the `ends` aside."""
     links = data["connections"]
-    used = set(ends).union(*(_above(links, end) for end in ends))
+    used = set(ends).union(*(above(links, end) for end in ends))
     left = {name: part for name, part in data["components"].items() if name in used}
     shown = {
         name: [socket for socket in sockets if socket.partition(".")[0] in left]
@@ -195,20 +215,6 @@ def without_idle(data: dict[str, Any], ends: Set[str]) -> dict[str, Any]:
     shown = {name: sockets for name, sockets in shown.items() if sockets}
     made = {**data, "components": left, "connections": links, "inputs": shown}
     return made if shown else {name: part for name, part in made.items() if name != "inputs"}
-
-
-def _above(links: list[dict[str, str]], name: str) -> set[str]:
-    """Components whose output reaches `name`."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        receiver = waiting.pop()
-        for link in links:
-            sender = link["sender"].partition(".")[0]
-            if link["receiver"].partition(".")[0] == receiver and sender not in found:
-                found.add(sender)
-                waiting.append(sender)
-    return found
 
 
 def _names(link: Mapping[str, str]) -> set[str]:
