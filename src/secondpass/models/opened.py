@@ -342,10 +342,10 @@ class OpenModel:
 
     def to(self, device: str | torch.device | int | None = None) -> Any:
         """Move the model, for None nowhere; returns the transformers model, as the seed does."""
-        if device is not None:
-            self._end_workers()
-        model = self._built("moving a model").model
-        return model if device is None else model.to(device)
+        if device is None:
+            return self._built("moving a model").model
+        self._end_workers()
+        return self._built("moving a model").model.to(device)
 
     @property
     def workers(self) -> int:
@@ -460,9 +460,8 @@ class _Held:
 class SharedModel:
     """Lends a model to concurrent calls.
 
-    Threads that ask while it is being loaded wait for that one load. A load that fails leaves nothing behind, so
-    the next call tries again. `close` does not wait for calls under way: they finish on the model they have, and
-    the last one closes it. What is pickled has no model.
+    Threads that ask while it is being loaded wait for that one load. A load that fails leaves nothing behind, so the
+    next call tries again. `close` waits for no call under way: the last one closes it. What is pickled has no model.
     """
 
     def __init__(self) -> None:
@@ -497,6 +496,5 @@ class SharedModel:
         """Drop the model; without one, do nothing."""
         with self._lock:
             held, self._held = self._held, None
-            idle = held is not None and held.users == 0
-        if held is not None and idle:
-            held.model.close()
+            if held is not None and held.users == 0:
+                held.model.close()
