@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.errors import InvalidInput, MissingExtra, ModelLoadError, NonFiniteScore
-from secondpass.forwards.contract import Forward, Progress, padding_of, plan, score
+from secondpass.errors import InvalidInput, MissingExtra, ModelLoadError, NonFiniteScore, OutOfMemory
+from secondpass.forwards.contract import Forward, Progress, no_room, padding_of, plan, score
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.lazy import lacking_torch, needs_torch
 from secondpass.models.folders import folder_of
@@ -174,6 +174,8 @@ class BiEncoder:
         except NonFiniteScore as error:
             wrong = tuple(start + row for row in error.indices)
             raise NonFiniteScore(f"the bi-encoder gave NaN or infinity for texts {list(wrong)}", wrong) from None
+        except OutOfMemory as error:
+            raise no_room(start + error.indices[0], len(tokens[error.indices[0]])) from None
         lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
         return np.asarray(pooled / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 

@@ -151,7 +151,8 @@ def test_a_pool_is_used_as_sentence_transformers_uses_one(one: CrossEncoder, tin
     [
         (["cpu", "cuda:0"], "device: cpu and cuda devices"),
         ([], "device: no devices"),
-        (["cpu", 3], r"device\[1\] is int"),
+        (["cpu", 3], "device: cpu and cuda devices"),
+        (["cpu", 3.0], r"device\[1\] is float"),
         (["cuda:0", "cuda:77"], "is not available"),
     ],
 )

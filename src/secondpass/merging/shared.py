@@ -195,7 +195,8 @@ class SharedReranker:
                 queue.changed.wait_for(lambda: not queue.calls, timeout_s)
                 pools = list(self._pools.values())
         queue.abandon(SecondPassError(f"{CLOSED}: this call was not finished"))
-        self._scoring.join()
+        if not own:  # two that wait for each other would do so for ever; threads end by themselves
+            self._scoring.join()
         for pool in pools:
             pool.shutdown(wait=not own)
 

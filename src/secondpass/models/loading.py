@@ -149,14 +149,12 @@ class Loaded:
     @property
     def limit_now(self) -> int:
         """`token_limit`, or the tokenizer's `model_max_length` where that has been set to less, as `save` stores it."""
-        length = getattr(self.tokenizer, "model_max_length", None) or 0
-        return int(min(self.token_limit, length)) if length > 0 else self.token_limit
+        return int(min(self.token_limit, getattr(self.tokenizer, "model_max_length", None) or self.token_limit))
 
     @property
     def num_labels(self) -> int:
         """How many logits a pair gets."""
-        labels: int = self.config.num_labels
-        return labels
+        return int(self.config.num_labels)
 
     @property
     def name(self) -> str:
@@ -164,10 +162,9 @@ class Loaded:
         return str(self.config.name_or_path)
 
     def with_model(self, model: Any) -> Loaded:
-        """The same with another model, which may read less or more; ModelLoadError where the tokenizer has more ids."""
+        """The same with another model, under a folder's own limit; ModelLoadError where the tokenizer has more ids."""
         check_vocabulary(Path("model"), self.tokenizer, model)
         before, limit = token_limit(self.tokenizer, self.model), token_limit(self.tokenizer, model)
-        # below what the model itself could read it is what the folder says
         limit = min(limit, self.token_limit) if self.token_limit < before else limit
         return replace(self, model=model.eval(), config=model.config, token_limit=limit)
 

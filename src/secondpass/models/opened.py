@@ -342,10 +342,9 @@ class OpenModel:
 
     def to(self, device: str | torch.device | int | None = None) -> Any:
         """Move the model, for None nowhere; returns the transformers model, as the seed does."""
-        if device is None:
-            return self._built("moving a model").model
         self._end_workers()
-        return self._built("moving a model").model.to(device)
+        model = self._built("moving a model").model
+        return model if device is None else model.to(device)
 
     @property
     def workers(self) -> int:
@@ -433,7 +432,7 @@ class OpenModel:
         Raises:
             SecondPassError: the model is closed, or is being trained in another thread.
         """
-        engine = self._engine
+        engine, loaded = self._engine, self._loaded
         if engine is None:
             raise SecondPassError(CLOSED)
         thread = self.training_thread
@@ -441,8 +440,8 @@ class OpenModel:
             raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
         if hasattr(engine.forward, "exact"):
             engine.forward.exact = thread is not None
-        if scores and isinstance(self._loaded, Loaded):
-            self._loaded.model.eval()
+        if scores and isinstance(loaded, Loaded):
+            loaded.model.eval()
         return engine
 
     def close(self) -> None:
@@ -496,5 +495,6 @@ class SharedModel:
         """Drop the model; without one, do nothing."""
         with self._lock:
             held, self._held = self._held, None
-            if held is not None and held.users == 0:
-                held.model.close()
+            held = None if held is not None and held.users else held
+        if held is not None:
+            held.model.close()

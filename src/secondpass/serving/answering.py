@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from secondpass.activations import scaled
 from secondpass.cascade import going_on, joined, put
-from secondpass.errors import NonFiniteScore, NoTokens, TooLong
+from secondpass.errors import NonFiniteScore, NoTokens, OutOfMemory, TooLong
 from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
 from secondpass.ranking import Ranked, Ranking, activated, ranked
@@ -125,8 +125,11 @@ class Standing:
             raise invalid(f"{work.field} at {places}: longer than the model's window of {window} tokens") from None
         except NoTokens as error:
             raise blank_query(work, rows[error.indices[0]]) from None
-        except NonFiniteScore as error:
-            raise non_finite(tuple(rows[index] for index in error.indices)) from error
+        except (NonFiniteScore, OutOfMemory) as error:
+            wrong = tuple(rows[index] for index in error.indices)
+            if isinstance(error, NonFiniteScore):
+                raise non_finite(wrong) from error
+            raise OutOfMemory(f"pairs {list(wrong)}: {error}", wrong) from error
         silent = scored.blank[:, 0]
         if silent.any():
             raise blank_query(work, rows[int(silent.argmax())])

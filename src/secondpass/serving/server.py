@@ -223,6 +223,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     def leave(self) -> None:
         """Close after an answer; a client that still sends the body of that request reads it first."""
+        if self._refused:
+            return
         if not self._in_message or self._in_head or self.pipeline or self.transport.is_closing():
             self.transport.close()
             return

@@ -38,7 +38,7 @@ from secondpass_pipelines.results import Judge, Notes, QueryResult, RankedDocume
 from secondpass_pipelines.searching import Searcher, Stages, searcher
 from secondpass_pipelines.showing import RELEVANT, print_answer, quality_table, side_by_side
 from secondpass_pipelines.stores import close
-from secondpass_pipelines.tuned_pipelines import tuned_digests
+from secondpass_pipelines.tuned_pipelines import tuned_digests, tuned_models
 
 TAG = "secondpass"
 DEMO_PIPELINE = "rerank_bm25"
@@ -221,7 +221,7 @@ def _model_digests(file: Path, model: str | list[str] | None) -> dict[str, str |
     """Digests of what is in those of the rankers' models that are folders, and in calibrations that the file names."""
     rankers = [part for part in read_pipeline(file)["components"].values() if type_of(part) in (RANKER, TUNED_RANKER)]
     given = [part.get("init_parameters") or {} for part in rankers]
-    named = [model, *(one.get("model") for one in given)]
+    named = [model, *tuned_models(file), *(one.get("model") for one in given)]
     several = [name for one in named for name in (one if isinstance(one, list) else [one])]
     folders = [Path(name) for name in several if name is not None and Path(name).is_dir()]
     fitted = [*folders, *(Path(one["calibration"]) for one in given if one.get("calibration"))]

@@ -76,10 +76,13 @@ class Searcher:
         return f"the first pass gives {sum(known)} documents at most, so no query gets the {wanted} asked for"
 
     def _top_k(self, name: str, given: int | None) -> int | None:
-        taking = sum(component == name for component, _ in self.stages.depths)
+        sockets = [socket for component, socket in self.stages.depths if component == name]
         stated = getattr(self.pipeline.get_component(name), "top_k", None)
         hidden = getattr(self.pipeline.get_component(name), "_top_k", None)
-        return given * taking if given and taking else stated or hidden
+        if not given or not sockets:
+            return stated or hidden
+        most = given * len(sockets)
+        return most if "top_k" in sockets or not stated else min(most, stated)
 
     def _ms(self, ms: dict[str, float], stage: str) -> float:
         return sum(ms.get(name, 0.0) for name in (stage, *self.stages.upstream[stage]))

@@ -143,8 +143,10 @@ def map_metadata(stores: Iterable[Any], kinds: Mapping[tuple[str, ...], set[str]
         count, index = store.count_documents(), store.to_dict()["init_parameters"]["index"]
         client = client_of(store)
         add_fields(client, index, fields, store_name(store))
+        if count:
+            continue
         known = [found["settings"]["index"] for found in dict(client.indices.get_settings(index=index)).values()]
-        if not count and not any("default_field" in found.get("query", {}) for found in known):
+        if not any("default_field" in found.get("query", {}) for found in known):
             # Haystack's BM25 names no field: without this it would search the metadata's strings too.
             client.indices.put_settings(index=index, body={DEFAULT_FIELD: [CONTENT]})
 

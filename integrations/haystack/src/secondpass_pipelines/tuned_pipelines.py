@@ -165,6 +165,12 @@ def tuned_digests(file: Path) -> dict[str, str]:
     return {name: sha256(path.read_bytes()).hexdigest() for name, path in found.items() if path.is_file()}
 
 
+def tuned_models(file: Path) -> list[str]:
+    """The models that a pipeline file's tuned rankers read with where the pipeline names none."""
+    found = [path for path in tuned_files(read_pipeline(file), file).values() if path.exists()]
+    return [name for path in found if (name := read_tuned(path).model) is not None]
+
+
 def candidates_of(data: Mapping[str, Any], file: Path) -> tuple[str, dict[str, str]]:
     """The ranker, and the socket of each component that gives it documents, by its name; joiners are seen through.
 
