@@ -402,10 +402,13 @@ class Calibration:
         return cls.from_dict(page, file)
 
 
-def file_of(path: str | Path) -> Path:
-    """A calibration's file: the path itself where it is one of JSON, else in that folder, whatever it is called."""
+def file_of(path: str | Path, name: str = FILE) -> Path:
+    """A calibration's file, or another's of that name: the path where it is one of JSON, else in that folder.
+
+    A folder is one whatever it is called.
+    """
     place = Path(path)
-    return place if place.suffix == ".json" and not place.is_dir() else place / FILE
+    return place if place.suffix == ".json" and not place.is_dir() else place / name
 
 
 def least_of(calibration: Calibration | None, min_probability: float | None) -> float | None:

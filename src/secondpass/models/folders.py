@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from secondpass.calibration import FILE as CALIBRATION
+from secondpass.calibration import file_of
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.config import LISTED
 from secondpass.models.modules import WEIGHTS, parts_of
@@ -69,18 +70,16 @@ def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, cod
         raise ModelLoadError(f"{wanted_one} {_reason(error)}") from error
 
 
-def cascade_file(path: str | os.PathLike[str]) -> Path:
-    """A cascade's file: the path itself where it is one of JSON, else in that folder, whatever the folder is called."""
-    place = Path(path)
-    return place if place.suffix == ".json" and not place.is_dir() else place / CASCADE
+def cascade_file(path: str | Path) -> Path:
+    """A cascade's file: the path itself where it is one of JSON, else in that folder."""
+    return file_of(path, CASCADE)
 
 
 def holds_cascade(source: str) -> bool:
     """Whether `Cascade.save` wrote it; a model's own folder may have a cascade's file beside it."""
     folder = Path(source)
-    if folder.suffix == ".json" and not folder.is_dir():
-        return True
-    return (folder / CASCADE).is_file() and not (folder / "config.json").exists()
+    file = cascade_file(folder)
+    return file == folder or (file.is_file() and not (folder / "config.json").exists())
 
 
 def whole(folder: Path) -> Path:
