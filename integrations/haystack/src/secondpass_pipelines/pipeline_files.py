@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -202,10 +202,14 @@ def type_of(value: object) -> object:
     return value.get("type") if isinstance(value, dict) else None
 
 
+def rankers_of(data: Mapping[str, Any]) -> list[str]:
+    """Names of the rankers of ours, in the order of the file."""
+    return [name for name, part in data["components"].items() if type_of(part) in (RANKER, TUNED_RANKER)]
+
+
 def last_rankers(data: Mapping[str, Any]) -> list[str]:
     """Names of the rankers of ours that are above no other of ours: one, or one on each of several branches."""
-    links = data.get("connections") or []
-    rankers = [name for name, part in data["components"].items() if type_of(part) in (RANKER, TUNED_RANKER)]
+    links, rankers = data.get("connections") or [], rankers_of(data)
     earlier = {other for name in rankers for other in above(links, name) - {name}}
     return [name for name in rankers if name not in earlier] or rankers
 
@@ -225,8 +229,14 @@ def down_to_ranker(data: dict[str, Any]) -> dict[str, Any]:
     ends = [tuple(link[end].partition(".")[0] for end in ("sender", "receiver")) for link in links]
     if any(receiver in joiners and sender not in {*last, *below} for sender, receiver in ends):
         return data
-    components = {name: part for name, part in data["components"].items() if name in kept}
-    return {**data, "components": components, "connections": [link for link in links if _ends(link) <= kept]}
+    return only(data, kept)
+
+
+def only(data: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    """A pipeline's dictionary with these components, and the connections among them."""
+    components = {name: part for name, part in data["components"].items() if name in names}
+    links = [link for link in data.get("connections") or [] if _ends(link) <= names]
+    return {**data, "components": components, "connections": links}
 
 
 def above(links: list[dict[str, str]], name: str) -> set[str]:

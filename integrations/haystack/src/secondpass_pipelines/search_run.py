@@ -26,13 +26,11 @@ from secondpass.journal import Journal
 from secondpass.models.identity import weights_digest
 from secondpass_pipelines.indexing import Collection, collection, fill
 from secondpass_pipelines.pipeline_files import (
-    RANKER,
-    TUNED_RANKER,
     down_to_ranker,
     load_pipeline,
     pipeline_file,
+    rankers_of,
     read_pipeline,
-    type_of,
 )
 from secondpass_pipelines.results import Judge, Notes, QueryResult, RankedDocument, moved
 from secondpass_pipelines.searching import Searcher, Stages, searcher
@@ -219,8 +217,8 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
 
 def _model_digests(file: Path, model: str | list[str] | None) -> dict[str, str | None]:
     """Digests of what is in those of the rankers' models that are folders, and in calibrations that the file names."""
-    rankers = [part for part in read_pipeline(file)["components"].values() if type_of(part) in (RANKER, TUNED_RANKER)]
-    given = [part.get("init_parameters") or {} for part in rankers]
+    data = read_pipeline(file)
+    given = [data["components"][name].get("init_parameters") or {} for name in rankers_of(data)]
     named = [model, *tuned_models(file), *(one.get("model") for one in given)]
     several = [name for one in named for name in (one if isinstance(one, list) else [one])]
     folders = [Path(name) for name in several if name is not None and Path(name).is_dir()]

@@ -21,6 +21,7 @@ from secondpass_pipelines.pipeline_files import (
     RANKER,
     TUNED_RANKER,
     above,
+    only,
     pipeline_file,
     read_pipeline,
     tuned_files,
@@ -152,9 +153,9 @@ def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> 
     own = {name: given[name] for name in ("model", *READING) if name in given and name != "budget_ms"}
     if isinstance(own.get("model"), list):
         own["model"] = own["model"][-1]
-    components = {name: part for name, part in data["components"].items() if name in kept}
-    components[ranker] = {"type": RANKER, "init_parameters": {**own, "scale_score": False}}
-    return {**data, "components": components, "connections": [link for link in links if _names(link) <= kept]}
+    made = only({**data, "connections": links}, kept)
+    made["components"][ranker] = {"type": RANKER, "init_parameters": {**own, "scale_score": False}}
+    return made
 
 
 def tuned_digests(file: Path) -> dict[str, str]:
@@ -208,23 +209,18 @@ def _feeds(link: Mapping[str, str], name: str) -> bool:
 
 def without_idle(data: dict[str, Any], ends: Set[str]) -> dict[str, Any]:
     """A pipeline's dictionary without components that give nothing to anybody, the `ends` aside."""
-    links = data["connections"]
-    used = set(ends).union(*(above(links, end) for end in ends))
-    left = {name: part for name, part in data["components"].items() if name in used}
+    used = set(ends).union(*(above(data["connections"], end) for end in ends))
+    made = only(data, used & data["components"].keys())
     shown = {
-        name: [socket for socket in sockets if socket.partition(".")[0] in left]
+        name: [socket for socket in sockets if socket.partition(".")[0] in made["components"]]
         if isinstance(sockets, list)
         else sockets
         for name, sockets in (data.get("inputs") or {}).items()
     }
-    links = [link for link in links if _names(link) <= left.keys()]
-    shown = {name: sockets for name, sockets in shown.items() if sockets}
-    made = {**data, "components": left, "connections": links, "inputs": shown}
-    return made if shown else {name: part for name, part in made.items() if name != "inputs"}
-
-
-def _names(link: Mapping[str, str]) -> set[str]:
-    return {link[end].partition(".")[0] for end in ("sender", "receiver")}
+    made["inputs"] = {name: sockets for name, sockets in shown.items() if sockets}
+    if not made["inputs"]:
+        del made["inputs"]
+    return made
 
 
 class _Dumper(yaml.SafeDumper):
