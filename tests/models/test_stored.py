@@ -26,9 +26,11 @@ from secondpass.errors import CheckpointError, InvalidInput, MissingExtra, Model
 from secondpass.forwards.description import Broken, NotDescribed, StoredArray
 from secondpass.forwards.families import ENCODERS, describe, describe_stored, stored_family
 from secondpass.forwards.readout import ReadoutModel
+from secondpass.models.building import compressed, expanded, save_compact
 from secondpass.models.identity import weights_digest
 from secondpass.models.loading import Loaded, LoadRequest, load
 from secondpass.models.stored import HeldFiles, StoredModel, _read, arrays_of, open_model
+from secondpass.models.weights import GROUP
 from secondpass.tuning.probabilities import fitted
 from tests.parity.test_families import ARCHITECTURES, tiny
 from tests.tiny_models import make_chain, make_folder
@@ -170,13 +172,19 @@ def test_chains_of_the_same_files_are_told_apart(tmp_path: Path, monkeypatch: py
     assert (first != second).all()
 
 
-@pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16", "int8", "shards"])
+@pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16", "int8", "5 bits", "shards"])
 def test_every_form_of_weights_is_read(tiny_model_folder: Any, tmp_path: Path, kind: str) -> None:
     """As float32, whatever the file has, to the bit that torch has."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder("bert"), folder)
     if kind == "int8":
         CrossEncoder(str(folder)).save(str(folder), storage="int8")
+    elif kind == "5 bits":
+        make_folder(folder, "bert", hidden_size=GROUP, intermediate_size=2 * GROUP)
+        weights = load_file(folder / "model.safetensors")
+        fewer = [name for name, one in weights.items() if one.ndim > 1 and name != "classifier.weight"]
+        save_compact(folder, weights, dict.fromkeys(fewer, 5))
+        (folder / "model.safetensors").unlink()
     elif kind == "shards":
         model = CrossEncoder(str(folder)).model
         (folder / "model.safetensors").unlink()
@@ -188,7 +196,7 @@ def test_every_form_of_weights_is_read(tiny_model_folder: Any, tmp_path: Path, k
     own, theirs = (
         CrossEncoder(str(folder)),
         CrossEncoder(str(folder), automodel_args={"dtype": "float32"})
-        if (kind != "int8")
+        if kind not in ("int8", "5 bits")
         else load(LoadRequest(folder)),
     )
     assert isinstance(own._loaded, StoredModel)
@@ -686,6 +694,13 @@ def test_scales_of_another_kind_are_left_to_torch(tiny_model_folder: Any, tmp_pa
         save_file({**weights, scale: odd}, file)
         with pytest.raises(NotDescribed, match=scale):
             arrays_of(HeldFiles(tmp_path, [file.name]), file.name, compact=True)
+    made = compressed({"w": torch.ones(2, 2 * GROUP)}, {"w": 4})
+    for odd in (made["w.scale"][:, :1].repeat(1, 5), made["w.scale"][:1], made["w.scale"][:, :0]):
+        save_file({"w": made["w"], "w.scale": odd.contiguous()}, file)
+        with pytest.raises(NotDescribed, match=r"w\.scale .* numbers of shape \[2, 64\] have scales of shape"):
+            arrays_of(HeldFiles(tmp_path, [file.name]), file.name, compact=True)
+        with pytest.raises(ValueError, match="have scales of shape"):
+            expanded(load_file(file))
 
 
 def test_a_missing_weight_is_named(tiny_model_folder: Any, tmp_path: Path) -> None:

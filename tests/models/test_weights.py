@@ -1,4 +1,4 @@
-"""Rules of `secondpass.models.weights`: int8 weights on disk, float32 in memory."""
+"""Rules of `secondpass.models.weights`: weights of few bits on disk, float32 in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.building import compressed, expanded, load_compact, read_weights, save_compact
 from secondpass.models.loading import LoadRequest, load
-from secondpass.models.weights import COMPACT, SCALE, weight_files
+from secondpass.models.weights import COMPACT, GROUP, SCALE, weight_files
 from secondpass.serving.models import load_models
 from secondpass.serving.settings import ModelSource, Settings
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
@@ -76,6 +76,48 @@ def test_the_largest_value_of_a_row_is_exact() -> None:
     """It is 127 steps, or minus 127."""
     back = expanded(compressed({"w": torch.tensor([[-8.0, 1.0], [0.5, 0.25]])}))["w"]
     assert back.abs().amax(1).tolist() == pytest.approx([8.0, 0.5], rel=1e-6)
+
+
+@given(st.integers(2, 7), st.integers(1, 5), st.integers(1, 3), st.floats(-6, 3), st.integers(0, 1000))
+def test_fewer_bits_come_back_within_half_a_step(
+    bits: int, rows: int, groups: int, magnitude: float, seed: int
+) -> None:
+    """64 numbers share a scale, so large ones coarsen no others; only the largest may be cut for the others."""
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, groups * GROUP, generator=draw) * 10**magnitude
+    weight[:, :GROUP] *= 1000
+    made = compressed({"w": weight}, {"w": bits})
+    assert (made["w"].dtype, [*made["w"].shape]) == (torch.uint8, [rows, groups * GROUP * bits // 8])
+    steps = made[f"w{SCALE}"].float()
+    assert [*steps.shape] == [rows, groups]
+    back = expanded(made)["w"]
+    limit = (steps * (2 ** (bits - 1) - 1)).repeat_interleave(GROUP, 1)
+    wanted = weight.clamp(-limit, limit)
+    assert ((back - wanted).abs() <= steps.repeat_interleave(GROUP, 1) * 0.5001).all()
+    largest = weight.unflatten(1, (-1, GROUP)).abs().amax(2)
+    assert (limit.unflatten(1, (-1, GROUP))[..., 0] >= largest * 0.69).all()
+
+
+def test_bits_lie_in_their_order() -> None:
+    """The first number has the lowest bits of the first byte: other programs may read the file."""
+    levels = torch.arange(GROUP).reshape(1, GROUP) % 15 - 7.0
+    four = compressed({"w": levels}, {"w": 4})["w"][0]
+    assert four[:4].tolist() == [(1 + 2 * step) | (2 + 2 * step) << 4 for step in range(4)]
+    three = compressed({"w": levels % 7 - 3}, {"w": 3})["w"][0, :3].tolist()
+    number = int.from_bytes(bytes(three), "little")
+    assert [number >> 3 * place & 7 for place in range(8)] == [int(level % 7 - 3) + 4 for level in levels[0, :8]]
+
+
+def test_fewer_bits_are_for_matrices() -> None:
+    """Whose width is divided by 64; nothing is cut or padded."""
+    for shape in ((2, GROUP + 1), (GROUP,), (1, GROUP, 2)):
+        with pytest.raises(InvalidInput, match=r"w has shape .*n \* 64"):
+            compressed({"w": torch.ones(shape)}, {"w": 4})
+    for bits in (1, 8):
+        with pytest.raises(InvalidInput, match=f"w: {bits} bits"):
+            compressed({"w": torch.ones(1, GROUP)}, {"w": bits})
+    with pytest.raises(InvalidInput, match="v is no weight"):
+        compressed({"w": torch.ones(1, GROUP)}, {"v": 4})
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

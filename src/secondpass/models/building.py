@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.config import KINDS, Task, classes_of, read_json
-from secondpass.models.weights import COMPACT, SCALE, few, tell_unused, weight_files, whole
+from secondpass.models.weights import COMPACT, GROUP, SCALE, few, packed, scaled, tell_unused, weight_files, whole
 
 logger = logging.getLogger(__name__)
 
@@ -188,49 +188,90 @@ def _of_head(key: str, prefix: str | None) -> bool:
     return (prefix is not None and not key.startswith(f"{prefix}.")) or ".pooler." in f".{key}"
 
 
-# ---- Weights kept as int8 with one scale per row: a quarter of the size, for models that travel in a package.
+# ---- Weights in few bits: a quarter of the size and less, for models that travel in a package.
 #
 # Each matrix row is stored as round(row / scale) with scale = max|row| / 127 in float32; everything that is no
 # matrix stays float16. Storage only: loading gives an ordinary float32 model. A symmetric per-channel scheme, as in
-# Jacob et al. 2018 (https://arxiv.org/abs/1712.05877).
+# Jacob et al. 2018 (https://arxiv.org/abs/1712.05877). What is to have less than eight bits has a float16 scale for
+# each `GROUP` numbers of a row, that of `SHRUNK` which leaves the least squared error.
+SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+SCALED = (torch.int8, torch.uint8)
+HALF = torch.finfo(torch.float16)
 
 
-def compressed(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def compressed(weights: Mapping[str, torch.Tensor], bits: Mapping[str, int] | None = None) -> dict[str, torch.Tensor]:
     """Weights by name -> int8 matrices with "<name>.scale" [rows] beside them, float16 vectors, whole numbers as given.
 
+    Args:
+        weights: of a model.
+        bits: by name, of matrices that get less than eight a number, 2 to 7: uint8 [rows, width * bits / 8] with
+            float16 "<name>.scale" [rows, width / `GROUP`], float32 where one is beyond that.
+
     Raises:
-        InvalidInput: a weight is not finite, or has the name that another one's scale would have.
+        InvalidInput: a weight is not finite, or has the name that another one's scale would have; what is to get fewer
+            bits is not there, or no matrix whose width `GROUP` divides.
     """
-    made = {}
+    made, fewer = {}, dict(bits or {})
+    for name, count in fewer.items():
+        if name not in weights:
+            raise InvalidInput(f"{name} is no weight of the model: it cannot have {count} bits")
+        if not 1 < count < 8:
+            raise InvalidInput(f"{name}: {count} bits are not 2 to 7")
     for name, weight in weights.items():
         if weight.is_floating_point() and not bool(weight.isfinite().all()):
             raise InvalidInput(f"{name} is not finite: it cannot be stored as int8")
+        if name in fewer and (not weight.is_floating_point() or weight.ndim != 2 or weight.shape[1] % GROUP):
+            raise InvalidInput(f"{name} has shape {[*weight.shape]}: fewer bits are for matrices of width n * {GROUP}")
         if not weight.is_floating_point() or weight.ndim < 2:
             half = weight.half() if weight.is_floating_point() else weight
             made[name] = half if bool(half.isfinite().all()) else weight.float()
             continue
         if name + SCALE in weights:
             raise InvalidInput(f"{name + SCALE} is a weight of the model: it cannot be stored as int8")
+        if name in fewer:
+            made[name], made[name + SCALE] = _grouped(weight.float(), fewer[name])
+            continue
         scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
         made[name] = torch.round(weight.float() / scale[:, None]).to(torch.int8)
         made[name + SCALE] = scale
     return made
 
 
+def _grouped(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes and scales of a matrix in so many bits."""
+    highest = 2 ** (bits - 1) - 1
+    groups = weight.reshape(len(weight), -1, GROUP)
+    largest = groups.abs().amax(2)
+    # where float16 is too coarse, or too small
+    normal = (largest == 0) | ((largest * SHRUNK[-1] > HALF.tiny * highest) & (largest < HALF.max * highest))
+    kept = torch.float16 if bool(normal.all()) else torch.float32
+    best, steps = torch.full_like(largest, torch.inf), torch.empty_like(largest)
+    for share in SHRUNK:
+        tried = (largest * share / highest).to(kept).float()
+        error = (_levels(groups, tried, highest) * tried[..., None] - groups).square().sum(2)
+        steps, best = torch.where(error < best, tried, steps), torch.minimum(error, best)
+    levels = (_levels(groups, steps, highest) + highest + 1).flatten(1).to(torch.uint8)
+    return torch.from_numpy(packed(levels.numpy(force=True), bits)), steps.to(kept).cpu()
+
+
+def _levels(groups: torch.Tensor, steps: torch.Tensor, highest: int) -> torch.Tensor:
+    return torch.round(groups / steps.clamp_min(1e-12)[..., None]).clamp(-highest, highest)
+
+
 def expanded(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inverse of `compressed`: float32 weights by name, within half a step of the originals."""
     made = {}
     for name, tensor in stored.items():
-        if tensor.dtype == torch.int8:
-            made[name] = tensor.float() * stored[name + SCALE][:, None]
-        elif not name.endswith(SCALE) or getattr(stored.get(name.removesuffix(SCALE)), "dtype", None) != torch.int8:
+        if tensor.dtype in SCALED and (tensor.dtype == torch.int8 or name + SCALE in stored):
+            made[name] = torch.from_numpy(scaled(tensor.numpy(), stored[name + SCALE].numpy()))
+        elif not name.endswith(SCALE) or getattr(stored.get(name.removesuffix(SCALE)), "dtype", None) not in SCALED:
             made[name] = tensor.float() if tensor.is_floating_point() else tensor
     return made
 
 
-def save_compact(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Write the weights alone; config and tokenizer are the caller's. InvalidInput as of `compressed`."""
-    save_file({name: tensor.contiguous() for name, tensor in compressed(weights).items()}, folder / COMPACT)
+def save_compact(folder: Path, weights: Mapping[str, torch.Tensor], bits: Mapping[str, int] | None = None) -> None:
+    """Write the weights alone; config and tokenizer are the caller's. Arguments and InvalidInput as of `compressed`."""
+    save_file({name: tensor.contiguous() for name, tensor in compressed(weights, bits).items()}, folder / COMPACT)
 
 
 def load_compact(folder: Path, config: Any) -> Any:

@@ -52,7 +52,8 @@ from secondpass.models.modules import __file__ as modules_source
 from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
 from secondpass.models.tokenizer import SETTINGS_FILES
-from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, tell_unused
+from secondpass.models.weights import COMPACT, SCALE, check_counts, scaled, scaled_shape, stored_sizes, tell_unused
+from secondpass.models.weights import __file__ as weights_source
 from secondpass.system import READ, read_at
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,9 @@ SAVED = {"config.json", "generation_config.json", "tokenizer.json", "vocab.json"
 SAVED |= {INDEX, LISTED, NEWEST_FILE, TRANSFORMER_FILE}
 # Numbers by their names in the head of a file; those of bfloat16 are the upper halves of float32's.
 FLOATING = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-TYPES = {**FLOATING, "I8": "|i1"}
+# Those of matrices that have scales beside them, see `building.compressed`.
+SCALED = {"I8": "|i1", "U8": "|u1"}
+TYPES = {**FLOATING, **SCALED}
 # Arguments of transformers' loaders: whoever gives one wants what transformers makes of it.
 PASSED_ON = ("automodel_args", "tokenizer_args", "config_args")
 # Arguments that give other logits by the same weights.
@@ -72,7 +75,7 @@ OTHER_LOGITS = ("num_labels", "template", "true_token", "false_token")
 # Settings of a config.json that change a model beyond its weights.
 UNUSUAL = ("quantization_config", "pruned_heads", "auto_map")
 # The code by which files become a description, beside that of `forwards`, which the cache of weights knows.
-READERS = (Path(__file__), Path(modules_source))
+READERS = (Path(__file__), Path(modules_source), Path(weights_source))
 # Where accelerators show themselves on Linux; whether torch can use one only torch knows.
 ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "davinci*", "accel*", "hl[0-9]*")
 
@@ -167,8 +170,7 @@ def _mark(seen: os.stat_result) -> tuple[int, ...]:
 def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, StoredArray]:
     """The weights of a safetensors file by name, float32 whatever they are stored as.
 
-    `compact` ones are int8 matrices with a scale for each row, see `building.compressed`. Types that no weight of ours
-    has are left out.
+    `compact` ones are matrices with scales, see `building.compressed`. Types that no weight of ours has are left out.
 
     Raises:
         ModelLoadError: the head of the file does not say what is in it.
@@ -185,15 +187,19 @@ def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, S
         raise ModelLoadError(f"{path} is broken: {error}") from error
     made = {}
     for key, place in found.items():
-        if place.kind == "I8" and not (compact and found.get(key + SCALE) is not None):
+        if place.kind in SCALED and not (compact and found.get(key + SCALE) is not None):
             continue
-        if compact and key.endswith(SCALE) and getattr(found.get(key.removesuffix(SCALE)), "kind", None) == "I8":
+        if compact and key.endswith(SCALE) and getattr(found.get(key.removesuffix(SCALE)), "kind", None) in SCALED:
             continue
         if place.kind in TYPES:
-            scale = found[key + SCALE] if place.kind == "I8" else None
-            if scale is not None and (scale.kind not in FLOATING or scale.shape != place.shape[:1]):
-                raise NotDescribed(f"{key + SCALE} of {name} are not a number for each row")
-            made[key] = StoredArray(place.shape, partial(_numbers, files, name, place, scale))
+            scale = found[key + SCALE] if place.kind in SCALED else None
+            shape = place.shape
+            if scale is not None:
+                try:
+                    shape = scaled_shape(place.kind == "U8", shape, scale.shape if scale.kind in FLOATING else ())
+                except ValueError as error:
+                    raise NotDescribed(f"{key + SCALE} of {name}: {error}") from None
+            made[key] = StoredArray(shape, partial(_numbers, files, name, place, scale))
     return made
 
 
@@ -222,11 +228,9 @@ def _numbers(files: HeldFiles, name: str, place: _Place, scale: _Place | None) -
     raw = np.frombuffer(files.bytes_of(name, place.begin, place.size), TYPES[place.kind]).reshape(place.shape)
     if place.kind == "BF16":
         return (raw.astype("<u4") << 16).view(np.float32)
-    made = raw.astype(np.float32, copy=False)
     if scale is not None:
-        steps = _numbers(files, name, scale, None)
-        made *= steps.reshape(-1, 1)
-    return made
+        return scaled(raw, _numbers(files, name, scale, None))
+    return raw.astype(np.float32, copy=False)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from secondpass.errors import ModelLoadError
@@ -17,8 +19,10 @@ from secondpass.models.config import read_if_present, read_json
 logger = logging.getLogger(__name__)
 
 COMPACT = "model.int8.safetensors"
-# Behind the name of an int8 matrix there, the name of the scales of its rows.
+# Behind the name of a matrix there, the name of its scales.
 SCALE = ".scale"
+# In a matrix of less than eight bits a number, so many of a row share a scale.
+GROUP = 64
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", ".metadata", "*.distcp")
 # What the ONNX models of FlashRank (flashrank/Config.py and README, November 2024) and fastembed (supported_onnx_models
 # of its cross-encoders, August 2026) were exported from, by the name that their folders have.
@@ -131,6 +135,54 @@ def tell_unused(folder: Path, names: Sequence[str]) -> None:
     """Log a warning of stored weights that a model has no place for, where there are some."""
     if names:
         logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(names), few(names))
+
+
+# ---- Numbers of less than eight bits, eight of them in as many bytes as one has bits.
+def packed(levels: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """Levels [rows, n * GROUP], below 2**bits, as bytes [rows, n * GROUP * bits / 8], the first in the lowest bits."""
+    flags = np.unpackbits(levels[..., None], axis=-1, count=bits, bitorder="little")
+    return np.packbits(flags.reshape(len(levels), -1), axis=1, bitorder="little")
+
+
+def scaled(raw: npt.NDArray[Any], steps: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """A compact matrix as float32 [rows, width, ...].
+
+    Args:
+        raw: int8 [rows, width, ...], or bytes of `packed`, of which a level n stands for n - 2**(bits - 1) steps.
+        steps: of each row [rows, ...], or of each `GROUP` numbers of one [rows, width / GROUP].
+
+    Raises:
+        ValueError: their shapes do not belong together.
+    """
+    shape = scaled_shape(raw.dtype == np.uint8, raw.shape, steps.shape)
+    if raw.dtype != np.uint8:
+        made = raw.astype(np.float32)
+        made *= steps.astype(np.float32)[:, None]
+        return made
+    bits = 8 * raw.shape[1] // shape[1]
+    octets = raw.reshape(shape[0], -1, bits)
+    levels = np.empty((*octets.shape[:2], 8), np.uint8)
+    for place in range(8):
+        first, shift = divmod(place * bits, 8)
+        levels[..., place] = octets[..., first] >> shift
+        if shift + bits > 8:
+            levels[..., place] |= octets[..., first + 1] << (8 - shift)
+    levels &= 2**bits - 1
+    made = levels.reshape(*steps.shape, GROUP).astype(np.float32)
+    made -= 2 ** (bits - 1)
+    made *= steps.astype(np.float32)[..., None]
+    return made.reshape(shape)
+
+
+def scaled_shape(is_packed: bool, raw: tuple[int, ...], steps: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a compact matrix, by the shapes of its numbers and scales; ValueError where they do not belong together."""
+    if not is_packed and len(raw) > 1 and steps == raw[:1] + raw[2:]:
+        return raw
+    if is_packed and len(raw) == len(steps) == 2 and raw[0] == steps[0] and steps[1] > 0:
+        bits, rest = divmod(8 * raw[1], steps[1] * GROUP)
+        if not rest and 1 < bits < 8:
+            return raw[0], steps[1] * GROUP
+    raise ValueError(f"numbers of shape {[*raw]} have scales of shape {[*steps]}")
 
 
 # ---- A config may ask for anything: what it asks for must be in the weights.
