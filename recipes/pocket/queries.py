@@ -45,8 +45,6 @@ ASKED = {
 }  # fmt: skip
 # Made of passages.
 TITLES, KEYWORDS, REQUESTS, CLAIMS = 3500, 5500, 3000, 4500
-# Words of a short text.
-SHORT_WORDS = (12, 40)
 # Share of questions that are shown as keywords.
 SHORTENED = 0.12
 # Of a question of trecqa one sentence that answers among judged ones that do not, so often.
@@ -223,17 +221,6 @@ def all_queries(data: Path, pool: Corpus, seed: int, count: int) -> list[Trainin
     rng.shuffle(made)
     once = list({query.text: query for query in reversed(made)}.values())
     return once[:count]
-
-
-def shortened(pool: Corpus, seed: int) -> Corpus:
-    """Of each passage its title and so many words from the beginning of one of its sentences on, drawn at random."""
-    rng = random.Random(seed)
-    texts = []
-    for row, title in enumerate(pool.titles):
-        sentences = SENTENCE.split(pool.body(row))
-        words = " ".join(sentences[rng.randrange(len(sentences)) :]).split()
-        texts.append(f"{title}\n{' '.join(words[: rng.randint(*SHORT_WORDS)])}".strip())
-    return Corpus(pool.name, pool.ids, texts, pool.titles)
 
 
 def judged_sentences(data: Path, rng: random.Random) -> list[tuple[str, list[str]]]:

@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from recipes.pocket import evaluate as judged
-from recipes.pocket.build import VOCABULARY, Window, new_model, student_tokenizer
+from recipes.pocket.build import VOCABULARY, Window, new_model, samples, student_tokenizer
 from recipes.pocket.corpora import Corpus, digest_of
 from recipes.pocket.evaluate import Exam, Values
-from recipes.pocket.finish import calibrate, temperature, write_folder, write_stage
-from recipes.pocket.groups import TEACHER_WEIGHTS, opinions, sentence_groups, training_groups
-from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool, shortened
+from recipes.pocket.finish import LAYER_BITS, WORD_BITS, calibrate, round_words, temperature, write_folder, write_stage
+from recipes.pocket.folding import Marks, fold, hold_words, keep
+from recipes.pocket.groups import COSINE_SCALE, SHARPNESS, TEACHER_WEIGHTS, opinions, sentence_groups, training_groups
+from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool
 from recipes.pocket.teachers import TEACHERS, Teacher, teacher_folder
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
@@ -47,26 +48,31 @@ PACKAGE = Path(__file__).parents[2] / "src" / "secondpass"
 LOG = Path(__file__).with_name("log.jsonl")
 # The student starts from this teacher, which has six layers.
 BASE = "minilm"
-# pocket-mini: two of the student's layers and fewer words, 6 MB in all.
-MINI_LAYERS = (0, 3)
-MINI_VOCABULARY = 5_500
+# Which coordinates folding took for marks.
+MARKS = "marks.json"
+# pocket-mini: the student's first layer and its last, which compares, and fewer words, 6 MB in all.
+MINI_LAYERS = (0, 6)
+MINI_VOCABULARY = 12_000
 # It learns on so many of the student's groups.
 MINI_GROUPS = 6_000
-# Drawn of all of them for the student, and for each round of short texts before it: as many as the steps take.
-QUERIES, SHORT_QUERIES, SHORT_ROUNDS = 12_500, 40_000, 3
+# Drawn of all of them for the student: as many as the steps take.
+QUERIES = 20_000
 # So long as a machine takes for them: steps, not minutes, so that what else it does meanwhile changes nothing.
-STEPS, SHORT_STEPS, MINI_STEPS = 3_200, 4_000, 2_000
-SHORT_TOKENS = 128
+STEPS, MINI_STEPS = 3_000, 2_000
+# What is folded knows much already, which longer steps and smaller batches would wear away.
 SETTINGS = TrainingSettings(
     loss="labelled_distillation",
-    tokens_per_step=4096,
-    learning_rate=1.5e-4,
+    tokens_per_step=8192,
+    learning_rate=3e-5,
     warmup=0.04,
-    weight_decay=0.01,
+    weight_decay=0.0,
+    averaging=0.99,
     beta2=0.98,
-    save_every=200,
-    log_every=100,
+    save_every=100,
+    log_every=50,
 )
+# pocket-mini has lost most of its layers and learns anew.
+MINI_SETTINGS: dict[str, Any] = {"learning_rate": 2e-4, "tokens_per_step": 4096, "weight_decay": 0.01}
 
 
 @dataclass(frozen=True)
@@ -128,9 +134,9 @@ class Recipe:
             "base": BASE,
             "teachers": dict(TEACHER_WEIGHTS),
             "vocabularies": [VOCABULARY, MINI_VOCABULARY],
-            "rounds": [SHORT_ROUNDS, SHORT_QUERIES, SHORT_TOKENS],
-            "steps": [SHORT_STEPS, STEPS, MINI_STEPS],
-            "mini": [MINI_LAYERS, MINI_GROUPS],
+            "bits": [WORD_BITS, LAYER_BITS],
+            "steps": [STEPS, MINI_STEPS],
+            "mini": [MINI_LAYERS, MINI_GROUPS, MINI_SETTINGS],
             **{name: value for name, value in asdict(SETTINGS).items() if value != usual[name]},
         }
         made: dict[str, Any] = json.loads(json.dumps(identity))
@@ -146,8 +152,6 @@ def make_all(recipe: Recipe) -> None:
     recipe.work.mkdir(parents=True, exist_ok=True)
     identify(recipe)
     start(recipe)
-    for number in range(SHORT_ROUNDS):
-        short(recipe, number)
     student(recipe)
     mini(recipe)
     finish(recipe)
@@ -217,14 +221,19 @@ def figures(values: Values) -> dict[str, Any]:
 
 # ---- The stages.
 def start(recipe: Recipe) -> None:
-    """The student's first weights: a bi-encoder's, with fewer words and a new head."""
-    folder, file = recipe.work / "start", recipe.work / "tokenizer.json"
+    """The student's first weights: a bi-encoder's, with fewer words, folded so that it compares as the teachers do."""
+    folder, file, marks = recipe.work / "start", recipe.work / "tokenizer.json", recipe.work / MARKS
     if is_finished(folder) and is_noted(recipe, "start"):
         return
     base = teacher_folder(next(spec for spec in TEACHERS if spec.name == BASE), recipe.work)
     if not is_finished(folder):
         tokenizer = student_tokenizer(base, recipe.texts, file)
-        write_stage(new_model(base, tokenizer), file, folder)
+        model = new_model(base, tokenizer)
+        positions = model.config.max_position_embeddings
+        shown = samples(file, [query.shown for query in recipe.queries], recipe.pool.texts, recipe.seed, positions)
+        write_json(marks, asdict(fold(model, shown, SHARPNESS * COSINE_SCALE[BASE])))
+        round_words(model)
+        write_stage(model, file, folder)
     note(
         recipe,
         "start",
@@ -233,37 +242,16 @@ def start(recipe: Recipe) -> None:
             "base_weights": file_digest(base / "model.safetensors"),
             "seed": recipe.seed,
         },
-        {"weights": file_digest(folder / "model.safetensors"), "tokenizer": file_digest(file)},
+        {
+            "weights": file_digest(folder / "model.safetensors"),
+            "tokenizer": file_digest(file),
+            "marks": json.loads(marks.read_text()),
+        },
     )
 
 
-def short(recipe: Recipe, number: int) -> None:
-    """A round on texts of a sentence or two, other ones in each: three times the pairs in the time.
-
-    Nobody's judgement of a passage says which of its sentences is meant, so here only the teachers count.
-    """
-    seed = recipe.seed + 1 + number
-
-    @cache
-    def queries() -> list[TrainingQuery]:
-        made = all_queries(recipe.data, recipe.pool, seed, part(SHORT_QUERIES, recipe.share))
-        return [replace(query, relevant=()) for query in made]
-
-    def groups() -> Iterator[Group]:
-        window = Window(Tokenizer.from_file(str(recipe.work / "tokenizer.json")))
-        pool = shortened(recipe.pool, seed)
-        known = opinions([query.text for query in queries()], pool.texts, recipe.teachers)
-        yield from training_groups(pool, queries(), known, window, seed, lambda _: SHORT_TOKENS)
-
-    def given() -> dict[str, Any]:
-        return {"queries": digest_of(query.shown for query in queries())}
-
-    before = recipe.work / ("start" if number == 0 else f"short-{number - 1}")
-    trained(recipe, before, groups, recipe.settings(SHORT_STEPS), f"short-{number}", given)
-
-
 def student(recipe: Recipe) -> None:
-    """Six layers that learn from the teachers and the judgements."""
+    """Learns from the teachers and the judgements."""
 
     def groups() -> Iterator[Group]:
         window = Window(Tokenizer.from_file(str(recipe.work / "tokenizer.json")))
@@ -274,7 +262,16 @@ def student(recipe: Recipe) -> None:
     def given() -> dict[str, Any]:
         return {"pool": recipe.pool.digest(), "queries": digest_of(query.shown for query in recipe.queries)}
 
-    trained(recipe, recipe.work / f"short-{SHORT_ROUNDS - 1}", groups, recipe.settings(STEPS), "student", given)
+    marks = Marks(**json.loads((recipe.work / MARKS).read_text()))
+    trained(
+        recipe,
+        recipe.work / "start",
+        groups,
+        recipe.settings(STEPS),
+        "student",
+        given,
+        lambda model: keep(model, marks),
+    )
 
 
 def mini(recipe: Recipe) -> None:
@@ -292,8 +289,9 @@ def mini(recipe: Recipe) -> None:
         shown = islice(read_groups(recipe.work / "student.jsonl"), part(MINI_GROUPS, recipe.share))
         yield from taught(shown, teacher, beside=True)
 
-    settings = replace(recipe.settings(MINI_STEPS), learning_rate=2e-4)
-    trained(recipe, folder, groups, settings, "mini", lambda: {"layers": MINI_LAYERS, "vocabulary": MINI_VOCABULARY})
+    settings = replace(recipe.settings(MINI_STEPS), **MINI_SETTINGS)
+    given = {"layers": MINI_LAYERS, "vocabulary": MINI_VOCABULARY}
+    trained(recipe, folder, groups, settings, "mini", lambda: given, hold_words)
 
 
 def trained(
@@ -303,8 +301,11 @@ def trained(
     settings: TrainingSettings,
     name: str,
     given: Callable[[], Mapping[str, Any]],
+    hold: Callable[[Any], None],
 ) -> None:
     """Train the model in `start` on the groups, into a folder of that name; goes on where a stopped training was.
+
+    `hold` says of the model which weights stay as they are.
 
     The groups are made once: what a run goes on with must be the same to the last bit. What they are made of is kept
     beside them, so that the log tells of these groups and not of what would be drawn when it is written.
@@ -316,6 +317,7 @@ def trained(
             write_groups(file, groups())
         log.info("%s: training", name)
         encoder = CrossEncoder(str(start), device="cpu")
+        hold(encoder.model)
         train(encoder, read_groups(file), settings, output_dir=folder, watch=_told, show_progress_bar=False)
     if is_noted(recipe, name):
         return

@@ -28,13 +28,11 @@ from recipes.pocket.finish import temperature
 from recipes.pocket.groups import COSINE_SCALE, SHARPNESS, SURPASSES, TEACHER_WEIGHTS, VOTES, Opinions, training_groups
 from recipes.pocket.queries import (
     FRAMES,
-    SHORT_WORDS,
     TrainingQuery,
     all_queries,
     framed,
     read_pool,
     sentences_of,
-    shortened,
 )
 from recipes.pocket.teachers import float_weights
 from secondpass.evaluation.qrels import Qrels
@@ -146,18 +144,6 @@ def test_queries_of_every_kind(data: Path, pool: Corpus) -> None:
             assert grade == 2
             assert pool.body(row).startswith(query.text)
     assert all_queries(data, pool, 17, 5) == queries[:5]
-
-
-def test_short_texts_are_parts_of_their_passages(pool: Corpus) -> None:
-    """The title, then words that stand so in the passage, from the beginning of a sentence; others for another seed."""
-    short = shortened(pool, 3)
-    assert (short.ids, short.titles) == (pool.ids, pool.titles)
-    for row, title in enumerate(pool.titles):
-        words = " ".join(short.body(row).split())
-        assert short.texts[row].startswith(title)
-        assert words in " ".join(pool.body(row).split())
-        assert len(words.split()) <= SHORT_WORDS[1]
-    assert short.texts == shortened(pool, 3).texts != shortened(pool, 4).texts
 
 
 def test_a_framed_request_keeps_every_word() -> None:

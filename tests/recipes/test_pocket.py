@@ -99,7 +99,7 @@ def test_the_finished_folder_recommends_the_fast_path(tiny_folder: str, tmp_path
     expected = CrossEncoder(tiny_folder, device="cpu").predict(
         [("the cat", "the mat")], activation_fct=torch.nn.Identity()
     )
-    assert given == pytest.approx(expected, abs=0.1)
+    assert given == pytest.approx(expected, abs=0.25)  # what it has of 64 numbers a row is in 6 bits
 
 
 def test_a_finished_folder_is_replaced_whole(tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_a_finished_folder_is_replaced_whole(tiny_folder: str, tmp_path: Path, m
     (folder / "README.md").write_text("The card.")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
 
-    def stopped(target: Path, _: object) -> None:
+    def stopped(target: Path, *_: object) -> None:
         (target / COMPACT).write_bytes(b"half")
         raise KeyboardInterrupt
 

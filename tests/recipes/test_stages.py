@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from typer.testing import CliRunner
 
 from recipes.pocket import stages
 from recipes.pocket.__main__ import app
-from recipes.pocket.stages import LOG, MODELS, PACKAGE, SHORT_ROUNDS, Recipe, file_digest, is_finished, logged
+from recipes.pocket.stages import LOG, MODELS, PACKAGE, Recipe, file_digest, is_finished, logged
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.training import read_groups
@@ -26,8 +25,7 @@ from tests import fork_server
 from tests.recipes.small_data import write_all, write_teachers
 
 SHARE = 0.02
-ROUNDS = tuple(f"short-{number}" for number in range(SHORT_ROUNDS))
-TRAININGS = (*ROUNDS, "student", "mini")
+TRAININGS = ("student", "mini")
 PATIENCE = 600
 
 
@@ -108,13 +106,12 @@ def test_the_log_has_what_was_published(made: Recipe) -> None:
     for name, _ in MODELS.values():
         assert 0 <= entries[name]["made"]["development"]["mean"] <= 1
         assert entries[name]["given"]["left_out"]["boolq"] == {"documents": 0, "queries": 0}
-    for before, after in pairwise(("start", *ROUNDS, "student")):
-        assert entries[after]["given"]["start"] == entries[before]["made"]["weights"]
+    assert entries["student"]["given"]["start"] == entries["start"]["made"]["weights"]
 
 
-@pytest.mark.parametrize(("name", "layers"), [("pocket", 6), ("pocket_mini", 2)])
+@pytest.mark.parametrize(("name", "layers"), [("pocket", 7), ("pocket_mini", 2)])
 def test_the_finished_models_rank(made: Recipe, name: str, layers: int) -> None:
-    """The output folders are whole models: int8 weights, calibrated head, their own tokenizer."""
+    """The output folders are whole models: compact weights, calibrated head, their own tokenizer."""
     encoder = CrossEncoder(str(made.output / name), device="cpu")
     ranking = encoder.rank("where is the cat", ["the cat sat", "a bank in london"])
     assert sorted(hit["corpus_id"] for hit in ranking) == [0, 1]
@@ -124,16 +121,12 @@ def test_the_finished_models_rank(made: Recipe, name: str, layers: int) -> None:
 
 def test_groups_have_a_teacher_and_labels(made: Recipe) -> None:
     """The student's come from bi-encoders, pocket-mini's from the student; both know what was judged."""
-    *short, ours, small = (list(read_groups(made.work / f"{name}.jsonl")) for name in TRAININGS)
+    ours, small = (list(read_groups(made.work / f"{name}.jsonl")) for name in TRAININGS)
     assert all(group.teaching is not None and len(group) >= 2 for group in (*ours, *small))
     assert {group.teaching.label_weight for group in ours if group.teaching} == {0.5, 1.0}
     assert [group.documents for group in small] == [group.documents for group in ours][: len(small)]
     assert small[0].teaching != ours[0].teaching
     assert any(any(group.labels) for group in ours)
-    for groups in short:
-        assert not any(any(group.labels) for group in groups)
-        assert all(len(text.split()) <= 60 for group in groups for text in group.documents)
-    assert short[0] != short[1]
 
 
 def test_finished_trainings_are_not_repeated(made: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,15 +173,16 @@ def test_the_log_tells_of_every_stage_and_its_own_groups(made: Recipe, tmp_path:
         kept = json.loads((copied.work / f"{name}.given.json").read_text())
         assert kept.items() <= before[name]["given"].items()
     (copied.work / "log.jsonl").unlink()
-    (copied.work / "short-0.given.json").write_text('{"queries": "those that were drawn"}')
-    (copied.work / "student.given.json").unlink()
+    (copied.work / "student.given.json").write_text('{"queries": "those that were drawn"}')
+    (copied.work / "mini.given.json").unlink()
     stages.start(copied)
-    stages.short(copied, 0)
     stages.student(copied)
+    stages.mini(copied)
     after = {entry["stage"]: entry for entry in logged(copied.work / "log.jsonl")}
-    assert list(after) == ["start", "short-0", "student"]
-    assert after["short-0"]["given"].pop("queries") == "those that were drawn"
-    assert before["short-0"]["given"].pop("queries")
+    assert list(after) == ["start", "student", "mini"]
+    assert after["student"]["given"].pop("queries") == "those that were drawn"
+    assert before["student"]["given"].pop("queries")
+    assert before["student"]["given"].pop("pool")
     assert after == {name: before[name] for name in after}
 
 
