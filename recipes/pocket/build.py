@@ -66,7 +66,6 @@ def kept_tokens(tokenizer: Tokenizer, texts: Iterable[str], size: int, general: 
 
 def new_model(base: Path, tokenizer: Tokenizer) -> Any:
     """The transformer of `base` with the trimmed vocabulary and a head of one label, both to be folded; no dropout."""
-    torch.manual_seed(5)
     model = AutoModelForSequenceClassification.from_pretrained(
         base, num_labels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     ).eval()

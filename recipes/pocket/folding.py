@@ -9,10 +9,10 @@ what the layers knew about each. Here the comparison is written down, in a BERT 
   other text loses `GAP` logits. So each text is read by itself, as the bi-encoder reads it; what training finds worth
   more than the gap gets through.
 - **Comparison.** The last layer is new. For the first token half of its heads average the query's tokens and half the
-  document's; their values are so many numbers of each, fitted to what teachers say (ridge regression). Its
-  feed-forward part multiplies the two: gelu(x) + gelu(-x) is nearly a parabola and (u + v)^2 - (u - v)^2 = 4uv; it
-  takes away its input too, since gelu(x) - gelu(-x) = x. The normalisation between sees both together, so what is
-  multiplied is nearly a cosine. The head reads the sum.
+  document's; their values are what such averages have most in, as many numbers of each. Its feed-forward part
+  multiplies the two: gelu(x) + gelu(-x) is nearly a parabola and (u + v)^2 - (u - v)^2 = 4uv; it takes away its input
+  too, since gelu(x) - gelu(-x) = x. The normalisation between sees both together, so what is multiplied is nearly a
+  cosine. The head reads the sum.
 
 Only then does training begin, with marks and gates as they are: they are a few hundred numbers that everything hangs
 on, and steps that are right for the others are far too long for them.
@@ -36,10 +36,10 @@ from torch import nn
 SHARE = 0.1
 # Logits that a token of the other text loses where its mark has its usual size.
 GAP = 6.0
-# The same in the last layer, where no token of the other text is to count.
-LAST_GAP = 18.0
-# A mark's size where the last layer reads it.
+# A mark's size where the last layer reads it, and what that takes of a logit for each unit: no token of the other text
+# is to count there.
 LAST_SIZE = 10.0
+LAST_GATE = 1.8
 # What the last layer's heads give is so many times what is wanted of them: beside it what the first token itself has is
 # nothing.
 CONTEXT = 4.0
@@ -153,7 +153,7 @@ def fold(model: Any, samples: Sequence[Sample], worth: float) -> Marks:
     encoder.layer.append(last)
     model.config.num_hidden_layers += 1
     first, *averages = (torch.stack(part) for part in zip(*own, strict=True))
-    _compare(model, marks, (averages[0], averages[1]), worth)
+    _compare(model, marks, averages, worth)
     # what the first token brings, which is the same for all texts, is not to be compared
     last.attention.output.dense.bias.sub_(first.mean(0))
     return marks
@@ -245,24 +245,15 @@ def _root(moment: torch.Tensor) -> torch.Tensor:
 
 
 # ---- The last layer.
-def _last_gate() -> float:
-    return LAST_GAP / LAST_SIZE
-
-
 def _read(model: Any, marks: Marks, sample: Sample) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the last layer finds: the first token's state, and averages of the query's tokens and the document's."""
     x = _states(model, sample, apart=False)
-    weights = (torch.softmax(-_last_gate() * x[:, other], 0) for other in (marks.document, marks.query))
+    weights = (torch.softmax(-LAST_GATE * x[:, other], 0) for other in (marks.document, marks.query))
     query, document = (weight @ x for weight in weights)
     return x[0], query, document
 
 
-def _compare(
-    model: Any,
-    marks: Marks,
-    averages: tuple[torch.Tensor, torch.Tensor],
-    worth: float,
-) -> None:
+def _compare(model: Any, marks: Marks, averages: Sequence[torch.Tensor], worth: float) -> None:
     """Write the last layer and the head."""
     last = model.bert.encoder.layer[-1]
     own, width = last.attention.self, model.config.hidden_size
@@ -281,7 +272,7 @@ def _compare(
     for head in range(heads):
         row = (head + 1) * size - 1
         own.query.bias[row] = 1
-        own.key.weight[row, marks.document if head < heads // 2 else marks.query] = -_last_gate() * math.sqrt(size)
+        own.key.weight[row, marks.document if head < heads // 2 else marks.query] = -LAST_GATE * math.sqrt(size)
     own.value.weight.copy_(CONTEXT * torch.cat([weight.T for weight in read]))
     own.value.bias.zero_()
     dense, norm = last.attention.output.dense, last.attention.output.LayerNorm
@@ -291,10 +282,10 @@ def _compare(
         part.weight.fill_(1)
         part.bias.zero_()
     # the normalisation brings both together to a length of sqrt(width), so a cosine of 1 is width / 2
-    unit = 2 * worth / width
+    each = 2 * worth / width
     products = (context[:, :half] * context[:, half:]).sum(1)
-    middle = float((width * unit * products / context.square().sum(1)).mean())
-    _multiply(last, unit, middle, generator)
+    middle = float((width * each * products / context.square().sum(1)).mean())
+    _multiply(last, each, middle, generator)
     signs = torch.randn(width, generator=generator).sign()
     pooler = model.bert.pooler.dense
     pooler.weight.normal_(0, 0.002, generator=generator)
