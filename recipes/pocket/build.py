@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,14 +12,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel
 
-from recipes.pocket.folding import Sample
+from secondpass.forwards.readout import LateInteraction, ModuleChain, ReadoutModel
 from secondpass.inputs import cut_longest_first, probe_template
 from secondpass.training import Group, Teaching
 from secondpass.training.distillation.vocabulary import kept_ids, smaller_tokenizer, with_rows
 
-# With 7 layers in 6 bits so many word vectors in 4 bits stay under 16 MB: nearly all that are words of English or parts
+# With 6 layers in 7 bits so many word vectors in 4 bits stay under 16 MB: nearly all that are words of English or parts
 # of some. With 11,500 in 8 bits the bi-encoder that the student starts from loses .08 of .62 on stackexchange.
 VOCABULARY = 26_000
 # BERT's vocabulary is sorted by frequency: its first part is general English.
@@ -30,19 +31,36 @@ MAX_TOKENS = 192
 LONG_MAX_TOKENS = 512
 # Characters; more than any window reads.
 LONGEST_TEXT = 8000
-# Pairs that folding looks at.
-SAMPLES = 1200
+# Texts that words are counted in: every so many of the pool, and so many at a time.
+COUNTED, BLOCK = 5, 4096
+# What every text has counts so much, and a word that nearly none has about ten.
+LEAST = 0.05
+# What cosines of tokens are multiplied with before the softmax, logits of a cosine of 1, what the match counts beside
+# it, and the cosine that is to give 0: chosen by the development mean before any training.
+SHARPNESS, WORTH, MATCH, MIDDLE = 20.0, 20.0, 1.0, 0.4
 
 
-def student_tokenizer(base: Path, texts: Iterable[str], path: Path, size: int = VOCABULARY) -> Tokenizer:
+def student_tokenizer(
+    base: Path, texts: Iterable[str], path: Path, size: int = VOCABULARY, general: int = GENERAL
+) -> Tokenizer:
     """The tokenizer of `base` over general English, then what texts use most; kept in the file `path`."""
     if not path.exists():
         full = full_tokenizer(base)
-        ids = kept_tokens(full, texts, size)
+        ids = kept_tokens(full, texts, size, general)
         partial = path.with_name(f"{path.name}.partial")
-        smaller_tokenizer(full, ids).save(str(partial), pretty=False)
+        partial.write_text(json.dumps(_with_pairs_apart(json.loads(smaller_tokenizer(full, ids).to_str()))))
         partial.rename(path)
     return Tokenizer.from_file(str(path))
+
+
+def _with_pairs_apart(rules: dict[str, Any]) -> dict[str, Any]:
+    """A BERT's tokenizer.json by which the second text of a pair begins as the first does."""
+    pair = rules["post_processor"]["pair"]
+    first, *others = pair
+    behind = 1 + next(place for place, part in enumerate(others) if "SpecialToken" in part)
+    again = {"SpecialToken": {"id": first["SpecialToken"]["id"], "type_id": 1}}
+    rules["post_processor"]["pair"] = [*pair[: behind + 1], again, *pair[behind + 1 :]]
+    return rules
 
 
 def full_tokenizer(base: Path) -> Tokenizer:
@@ -64,29 +82,38 @@ def kept_tokens(tokenizer: Tokenizer, texts: Iterable[str], size: int, general: 
     return kept_ids(tokenizer, texts, size, always=plain[:general], characters=ASCII)
 
 
-def new_model(base: Path, tokenizer: Tokenizer) -> Any:
-    """The transformer of `base` with the trimmed vocabulary and a head of one label, both to be folded; no dropout."""
-    model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+def new_model(base: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> ReadoutModel:
+    """The transformer of `base` with the trimmed vocabulary, which reads query and document apart; no dropout.
+
+    Args:
+        base: a bi-encoder of BERT's layers that pools by the mean.
+        tokenizer: of the kept vocabulary.
+        texts: in which words are counted.
+    """
+    body = AutoModel.from_pretrained(
+        base, add_pooling_layer=False, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     ).eval()
     vocabulary = full_tokenizer(base).get_vocab()
     kept = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return with_rows(model, [vocabulary[token] for token, _ in kept])
+    late = LateInteraction(len(kept), SHARPNESS)
+    with torch.no_grad():
+        late.importance.copy_(importance(tokenizer, texts[::COUNTED]))
+        late.scales.copy_(torch.tensor([WORTH, MATCH * WORTH, -MIDDLE * (1 + MATCH) * WORTH]))
+    return ReadoutModel(with_rows(body, [vocabulary[token] for token, _ in kept]), ModuleChain([late])).eval()
 
 
-def samples(path: Path, queries: Sequence[str], documents: Sequence[str], seed: int, positions: int) -> list[Sample]:
-    """Queries, each with a document drawn at random, as the tokenizer of the file `path` has them.
+def importance(tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
+    """What a word of a query counts where it is found: float32 [vocabulary], the logarithm of its idf.
 
-    So much of them as there are `positions` for, `MAX_TOKENS` at most.
+    Of `texts`, by the tokens that they have (Spärck Jones 1972); a special token has the least there is.
     """
-    tokenizer, rng = Tokenizer.from_file(str(path)), random.Random(seed)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(min(MAX_TOKENS, positions), strategy="only_second")
-    pairs = [(query[:LONGEST_TEXT], rng.choice(documents)) for query in rng.sample(queries, min(SAMPLES, len(queries)))]
-    return [
-        Sample(torch.tensor(read.ids)[None], torch.tensor(read.type_ids)[None])
-        for read in tokenizer.encode_batch(pairs)
-    ]
+    found = torch.zeros(tokenizer.get_vocab_size())
+    for first in range(0, len(texts), BLOCK):
+        for read in tokenizer.encode_batch(list(texts[first : first + BLOCK]), add_special_tokens=False):
+            found[list(set(read.ids))] += 1
+    made = torch.log((len(texts) + 1) / (found + 1)).clamp(min=LEAST).log()
+    made[list(tokenizer.get_added_tokens_decoder())] = math.log(LEAST)
+    return made
 
 
 class Window:

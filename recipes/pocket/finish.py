@@ -18,14 +18,16 @@ from recipes.pocket.teachers import TOKENIZER_CONFIG
 from secondpass import CrossEncoder
 from secondpass.forwards.precision import CONFIG_KEY
 from secondpass.models.building import compressed, expanded, save_compact
+from secondpass.models.chains import write_modules
+from secondpass.models.config import write_activation
 from secondpass.models.folders import put_in_place
 from secondpass.models.weights import GROUP
 
 log = logging.getLogger(__name__)
 
 # Of words, and of what layers multiply by; all else keeps eight. Words in 4 bits cost a bi-encoder nothing where few
-# share a scale; 5 bits of a layer make twice the error of 6.
-WORD_BITS, LAYER_BITS = 4, 6
+# share a scale; 6 bits of a layer make twice the error of 7.
+WORD_BITS, LAYER_BITS = 4, 7
 WORDS = "word_embeddings.weight"
 # Of BM25's order: what a user looks at.
 CANDIDATES = 10
@@ -60,12 +62,12 @@ def temperature(exams: Sequence[Exam], scores: Sequence[Scores]) -> Temperature:
 
 
 def calibrate(encoder: CrossEncoder, own: Temperature) -> None:
-    """Fold it into the head: the score then is the probability."""
+    """Put it into what compares: the score then is the probability."""
     log.info("calibration: logit -> %.3f * logit %+.3f", own.scale, own.bias)
     with torch.no_grad():
-        head = encoder.model.classifier
-        head.weight *= own.scale
-        head.bias.mul_(own.scale).add_(own.bias)
+        scales = encoder.model.readout.late.scales
+        scales *= own.scale
+        scales[2] += own.bias
 
 
 def bits_of(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -83,6 +85,11 @@ def round_words(model: Any) -> None:
     model.load_state_dict(expanded(compressed(weights, bits_of(weights))), strict=False)
 
 
+def hold_words(model: Any) -> None:
+    """Let training leave the words as they are: rounded to few bits already, and rare ones as the frequent ones."""
+    model.base_model.embeddings.word_embeddings.weight.requires_grad_(False)
+
+
 def write_tokenizer(tokenizer: Path, folder: Path) -> None:
     """tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,12 +97,19 @@ def write_tokenizer(tokenizer: Path, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n")
 
 
+def write_chain(model: Any, folder: Path) -> None:
+    """What says that a score is made of the body's states, and how."""
+    write_modules(folder, model)
+    write_activation(folder, "torch.nn.modules.activation.Sigmoid")
+
+
 def write_stage(model: Any, tokenizer: Path, folder: Path) -> None:
     """A student between two stages, in float32: what the next one starts from. It is there whole or not at all."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    model.body.save_pretrained(partial)
     write_tokenizer(tokenizer, partial)
+    write_chain(model, partial)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
@@ -110,11 +124,12 @@ def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     write_tokenizer(tokenizer, partial)
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "_name_or_path"}
-    config |= {"architectures": ["BertForSequenceClassification"], "dtype": "float32"}
-    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.activation.Sigmoid", "version": "4.1.0"}
+    config |= {"architectures": ["BertModel"], "dtype": "float32"}
     config[CONFIG_KEY] = {"precision": "auto"}
     (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    save_compact(partial, model.state_dict(), bits_of(model.state_dict()))
+    weights = {name: weight for name, weight in model.body.state_dict().items() if not name.startswith("pooler.")}
+    save_compact(partial, weights, bits_of(weights))
+    write_chain(model, partial)
     log.info("%s: %.2f MB", folder, sum(file.stat().st_size for file in partial.iterdir()) / 1e6)
     folder.mkdir(parents=True, exist_ok=True)
     put_in_place(partial, folder)

@@ -21,12 +21,20 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from recipes.pocket import evaluate as judged
-from recipes.pocket.build import VOCABULARY, Window, new_model, samples, student_tokenizer
+from recipes.pocket.build import VOCABULARY, Window, new_model, student_tokenizer
 from recipes.pocket.corpora import Corpus, digest_of
 from recipes.pocket.evaluate import Exam, Values
-from recipes.pocket.finish import LAYER_BITS, WORD_BITS, calibrate, round_words, temperature, write_folder, write_stage
-from recipes.pocket.folding import Marks, fold, hold_words, keep
-from recipes.pocket.groups import COSINE_SCALE, SHARPNESS, TEACHER_WEIGHTS, opinions, sentence_groups, training_groups
+from recipes.pocket.finish import (
+    LAYER_BITS,
+    WORD_BITS,
+    calibrate,
+    hold_words,
+    round_words,
+    temperature,
+    write_folder,
+    write_stage,
+)
+from recipes.pocket.groups import TEACHER_WEIGHTS, opinions, sentence_groups, training_groups
 from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool
 from recipes.pocket.teachers import TEACHERS, Teacher, teacher_folder
 from secondpass import CrossEncoder
@@ -48,18 +56,16 @@ PACKAGE = Path(__file__).parents[2] / "src" / "secondpass"
 LOG = Path(__file__).with_name("log.jsonl")
 # The student starts from this teacher, which has six layers.
 BASE = "minilm"
-# Which coordinates folding took for marks.
-MARKS = "marks.json"
-# pocket-mini: the student's first layer and its last, which compares, and fewer words, 6 MB in all.
-MINI_LAYERS = (0, 6)
+# pocket-mini: the student's first layer and its last, and fewer words, 6 MB in all.
+MINI_LAYERS = (0, 5)
 MINI_VOCABULARY = 12_000
 # It learns on so many of the student's groups.
 MINI_GROUPS = 6_000
 # Drawn of all of them for the student: as many as the steps take.
 QUERIES = 20_000
 # So long as a machine takes for them: steps, not minutes, so that what else it does meanwhile changes nothing.
-STEPS, MINI_STEPS = 3_000, 2_000
-# What is folded knows much already, which longer steps and smaller batches would wear away.
+STEPS, MINI_STEPS = 1_500, 2_000
+# What it starts with knows much already, which longer steps and smaller batches would wear away.
 SETTINGS = TrainingSettings(
     loss="labelled_distillation",
     tokens_per_step=8192,
@@ -221,32 +227,20 @@ def figures(values: Values) -> dict[str, Any]:
 
 # ---- The stages.
 def start(recipe: Recipe) -> None:
-    """The student's first weights: a bi-encoder's, with fewer words, folded so that it compares as the teachers do."""
-    folder, file, marks = recipe.work / "start", recipe.work / "tokenizer.json", recipe.work / MARKS
+    """The student's first weights: a bi-encoder's, with fewer words, which compares tokens beside means."""
+    folder, file = recipe.work / "start", recipe.work / "tokenizer.json"
     if is_finished(folder) and is_noted(recipe, "start"):
         return
     base = teacher_folder(next(spec for spec in TEACHERS if spec.name == BASE), recipe.work)
     if not is_finished(folder):
-        tokenizer = student_tokenizer(base, recipe.texts, file)
-        model = new_model(base, tokenizer)
-        positions = model.config.max_position_embeddings
-        shown = samples(file, [query.shown for query in recipe.queries], recipe.pool.texts, recipe.seed, positions)
-        write_json(marks, asdict(fold(model, shown, SHARPNESS * COSINE_SCALE[BASE])))
-        round_words(model)
+        model = new_model(base, student_tokenizer(base, recipe.texts, file), recipe.pool.texts)
+        round_words(model.body)
         write_stage(model, file, folder)
     note(
         recipe,
         "start",
-        {
-            "base": BASE,
-            "base_weights": file_digest(base / "model.safetensors"),
-            "seed": recipe.seed,
-        },
-        {
-            "weights": file_digest(folder / "model.safetensors"),
-            "tokenizer": file_digest(file),
-            "marks": json.loads(marks.read_text()),
-        },
+        {"base": BASE, "base_weights": file_digest(base / "model.safetensors")},
+        {"weights": file_digest(folder / "model.safetensors"), "tokenizer": file_digest(file)},
     )
 
 
@@ -262,16 +256,7 @@ def student(recipe: Recipe) -> None:
     def given() -> dict[str, Any]:
         return {"pool": recipe.pool.digest(), "queries": digest_of(query.shown for query in recipe.queries)}
 
-    marks = Marks(**json.loads((recipe.work / MARKS).read_text()))
-    trained(
-        recipe,
-        recipe.work / "start",
-        groups,
-        recipe.settings(STEPS),
-        "student",
-        given,
-        lambda model: keep(model, marks),
-    )
+    trained(recipe, recipe.work / "start", groups, recipe.settings(STEPS), "student", given)
 
 
 def mini(recipe: Recipe) -> None:
@@ -291,7 +276,7 @@ def mini(recipe: Recipe) -> None:
 
     settings = replace(recipe.settings(MINI_STEPS), **MINI_SETTINGS)
     given = {"layers": MINI_LAYERS, "vocabulary": MINI_VOCABULARY}
-    trained(recipe, folder, groups, settings, "mini", lambda: given, hold_words)
+    trained(recipe, folder, groups, settings, "mini", lambda: given)
 
 
 def trained(
@@ -301,11 +286,8 @@ def trained(
     settings: TrainingSettings,
     name: str,
     given: Callable[[], Mapping[str, Any]],
-    hold: Callable[[Any], None],
 ) -> None:
     """Train the model in `start` on the groups, into a folder of that name; goes on where a stopped training was.
-
-    `hold` says of the model which weights stay as they are.
 
     The groups are made once: what a run goes on with must be the same to the last bit. What they are made of is kept
     beside them, so that the log tells of these groups and not of what would be drawn when it is written.
@@ -317,7 +299,7 @@ def trained(
             write_groups(file, groups())
         log.info("%s: training", name)
         encoder = CrossEncoder(str(start), device="cpu")
-        hold(encoder.model)
+        hold_words(encoder.model)
         train(encoder, read_groups(file), settings, output_dir=folder, watch=_told, show_progress_bar=False)
     if is_noted(recipe, name):
         return
@@ -359,7 +341,8 @@ def finish(recipe: Recipe) -> None:
         output = recipe.output / folder
         write_folder(encoder.model, recipe.work / tokenizer, output)
         values = judged.collected(recipe.exams, scorer)
-        files = {file.name: file_digest(file) for file in sorted(output.iterdir()) if file.suffix != ".md"}
+        own = [file for file in sorted(output.rglob("*")) if file.is_file() and file.suffix != ".md"]
+        files = {file.relative_to(output).as_posix(): file_digest(file) for file in own}
         counted = ("documents", "queries")
         left_out = {own.name: dict(zip(counted, own.collection.left_out, strict=True)) for own in recipe.exams}
         given = {"temperature": asdict(fit), "left_out": left_out}

@@ -35,7 +35,8 @@ from secondpass.forwards.readout import (
 from secondpass.models import saving
 from secondpass.models.folders import FINISHED
 from secondpass.models.loading import LoadRequest, load
-from secondpass.models.modules import stored_weights
+from secondpass.models.modules import WEIGHTS, stored_weights
+from secondpass.models.weights import COMPACT
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_decoder, make_folder, make_model, make_tokenizer
 
@@ -251,8 +252,19 @@ def test_arguments_that_a_chain_has_no_use_for_are_refused(chain_folder: Path, t
     ):
         with pytest.raises(InvalidInput, match=next(iter(argument))):
             load(LoadRequest(source, **argument))
-    with pytest.raises(InvalidInput, match="storage='int8' is for models with a classification head"):
-        CrossEncoder(str(chain_folder), device="cpu").save("unused", storage="int8")
+
+
+def test_a_chain_is_stored_in_eight_bits(chain_folder: Path, causal_folder: Path, tmp_path: Path) -> None:
+    """Its body alone, and scores change little; a decoder is not."""
+    whole = CrossEncoder(str(chain_folder), device="cpu", precision="fp32")
+    whole.save(str(tmp_path), storage="int8")
+    assert (tmp_path / COMPACT).stat().st_size < (chain_folder / WEIGHTS).stat().st_size / 2
+    again = CrossEncoder(str(tmp_path), device="cpu", precision="fp32")
+    assert again.predict(PAIRS) == pytest.approx(whole.predict(PAIRS), abs=0.05)
+    weights = again.model.readout.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in whole.model.readout.state_dict().items())
+    with pytest.raises(InvalidInput, match="storage='int8' is for encoders, not for decoders"):
+        CrossEncoder(str(causal_folder), device="cpu").save("unused", storage="int8")
 
 
 def test_earlier_names_and_keys_are_read(chain_folder: Path, tmp_path: Path) -> None:

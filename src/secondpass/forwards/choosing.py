@@ -19,6 +19,7 @@ from secondpass.forwards.description import Encoder, mapped
 from secondpass.forwards.kernel import kernel_forward, native
 from secondpass.forwards.kernel.cache import digest_of, remember, remembered
 from secondpass.forwards.kernel.weights import unsupported
+from secondpass.forwards.late import whole
 from secondpass.forwards.precision import Precision, agrees
 from secondpass.lazy import lacking_torch
 from secondpass.tokens import Tokens
@@ -142,7 +143,10 @@ def stored_forward(
     missing = unsupported(encoder)
 
     def ways(wanted: Settled) -> Compute | str:
-        return kernel_forward(lambda: mapped(encoder, np.asarray), wanted, identity) if missing is None else missing
+        if missing is not None:
+            return missing
+        made = kernel_forward(lambda: mapped(encoder, np.asarray), wanted, identity)
+        return made if isinstance(made, str) else whole(made, encoder)
 
     choice = _remembered(ways, encoder.hidden, identity, samples) if precision == "auto" else precision
     compute = ways(choice)
@@ -152,7 +156,7 @@ def stored_forward(
         return compute
     from secondpass.forwards.plain import PlainEncoder
 
-    own = PlainEncoder(encoder)
+    own = whole(PlainEncoder(encoder), encoder)
     return _forward("fp32", own, lambda: own, types, digest)
 
 

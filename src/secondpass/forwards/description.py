@@ -28,7 +28,7 @@ Array = Any
 
 HiddenActivation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 StepActivation = Literal[HiddenActivation, "tanh", "none"]
-Pooling = Literal["first", "mean", "max", "last"]
+Pooling = Literal["first", "mean", "max", "last", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +109,34 @@ class ReadoutStep:
 
 
 @dataclass(frozen=True, slots=True)
+class LateComparison:
+    """Two texts that were read apart, compared at last, see `forwards.late`.
+
+    `importance` [vocabulary]: logarithms of what a token of the query counts. `scales` [3]: logits of the texts'
+    cosine, of the tokens' matches, and what is added. `sharpness`: how much the likest tokens count before others.
+    """
+
+    importance: Array
+    scales: Array
+    sharpness: float
+
+
+@dataclass(frozen=True, slots=True)
 class Readout:
-    """What becomes of the last hidden states: one row of each sequence by `pooling`, through `steps` to its logits."""
+    """What becomes of the last hidden states: one row of each sequence by `pooling`, through `steps` to its logits.
+
+    Or all "tokens" as they are, which `late` compares: then query and document are sequences of their own.
+    """
 
     pooling: Pooling
     steps: tuple[ReadoutStep, ...]
+    late: LateComparison | None = None
 
     @property
     def labels(self) -> int:
         """How many logits a sequence has."""
+        if self.late is not None:
+            return 1
         return next(len(step.linear.weight) for step in reversed(self.steps) if step.linear is not None)
 
 
@@ -153,7 +172,7 @@ class Encoder:
 
 
 # What has weights; rotations and buckets are numpy's whatever these are.
-WEIGHTED = (Linear, Norm, Embeddings, Relative)
+WEIGHTED = (Linear, Norm, Embeddings, Relative, LateComparison)
 
 
 def mapped(value: T, change: Callable[[Array], Array]) -> T:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from secondpass.forwards.readout import LateInteraction
+
 
 class Description(Protocol):
     """A model as plain weights, on one device and of one type."""
@@ -38,14 +40,16 @@ class TrainableModules:
     Attributes:
         embeddings: int64 [1, tokens] as `input_ids`, `token_type_ids` and `position_ids` to [1, tokens, hidden].
         layers: each with BERT's `attention.self`, `attention.output`, `intermediate` and `output`.
-        head: first tokens [pairs, 1, hidden] to logits [pairs, labels].
+        head: first tokens [pairs, 1, hidden] to logits [pairs, labels]; of a `late` model nothing.
         first_position: of every sequence.
+        late: compares query and document, which are read apart then.
     """
 
     embeddings: Callable[..., torch.Tensor]
     layers: Sequence[nn.Module]
     head: Callable[[torch.Tensor], torch.Tensor]
     first_position: int = 0
+    late: LateInteraction | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, 
 from secondpass.forwards.description import Array, is_plain, mapped
 from secondpass.forwards.families import describe, family_of
 from secondpass.forwards.family import Description, Family
+from secondpass.forwards.late import whole
 from secondpass.forwards.padded import BatchProbe, TransformersForward, dtype_name, switching
 from secondpass.forwards.precision import Precision, precision_of
 from secondpass.forwards.readout import ReadoutModel
@@ -117,7 +118,10 @@ class Described:
         if self.weights.device.type != "cpu":
             return "the kernel computes on the CPU"
         missing = unsupported(encoder)
-        return kernel_forward(lambda: mapped(encoder, _as_numpy), precision) if missing is None else missing
+        if missing is not None:
+            return missing
+        made = kernel_forward(lambda: mapped(encoder, _as_numpy), precision)
+        return made if isinstance(made, str) else whole(made, encoder)
 
     def fastest(self, precision: Settled) -> Compute | None:
         """The fastest way there is, or None: int8 without the kernel."""

@@ -144,7 +144,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class PackedEncoder:
-    """Model inputs to logits, without padding.
+    """Model inputs to logits, without padding; where all tokens are read out to their states, end to end.
 
     Equal to transformers' own forward but for rounding. What a pair gets depends on its batch only by the rounding of
     matrix products, whose order of summation may follow the number of rows.
@@ -179,6 +179,8 @@ class PackedEncoder:
             turns.turn(layer, qkv[:, : 2 * x.shape[1]], self._size)
             x = self._after_attention(layer, attention.all(qkv, self._heads(layer)), x)
         x = normed(self._final_norm, (self._last(attention, x, packed, turns) if alone else x).float())
+        if self._readout.pooling == "tokens":
+            return x[rows_in_order(packed)]
         logits = read_out(self._readout, x if alone else pooled(self._readout.pooling, x, packed))
         return torch.empty_like(logits).index_copy_(0, packed.order, logits)
 
@@ -276,6 +278,14 @@ def pooled(pooling: Pooling, rows: torch.Tensor, packed: Packed) -> torch.Tensor
         return torch.stack([real[begin:end].amax(dim=0) for begin, end in zip([0, *ends[:-1]], ends, strict=True)])
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
     return rows.new_zeros(len(lengths), rows.shape[1]).index_add_(0, owner, real) / lengths[:, None]
+
+
+def rows_in_order(packed: Packed) -> torch.Tensor:
+    """Where each token of the first input is, then of the second one, and so on: int64 [tokens]."""
+    order = torch.argsort(packed.order)
+    lengths, starts = torch.from_numpy(packed.lengths).to(order.device)[order], packed.starts[order]
+    behind = torch.arange(len(packed.ids), device=order.device)
+    return behind + torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths)
 
 
 def rows_of(own: Linear, begin: int, end: int | None = None) -> Linear:

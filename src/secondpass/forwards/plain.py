@@ -68,7 +68,9 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
 
 
 class PlainEncoder:
-    """Model inputs to logits. Equal to transformers' own forward but for rounding.
+    """Model inputs to logits; where all tokens are read out to their states, end to end.
+
+    Equal to transformers' own forward but for rounding.
 
     Args:
         encoder: its arrays are read as float32.
@@ -86,19 +88,17 @@ class PlainEncoder:
         self._rows = len(own.words), positions, None if own.types is None else len(own.types)
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
-        """-> logits float32 [pairs, labels], in the order of `inputs`.
+        """-> float32 [pairs, labels] or [tokens, hidden], in the order of `inputs`.
 
         Raises:
             InvalidInput: an input is empty, longer than the positions, or has an id or type beyond its table.
         """
-        logits = np.empty((len(inputs), self._encoder.readout.labels), np.float32)
-        if inputs:
-            lengths, _, _ = checked_inputs(inputs, *self._rows)
-            turns = self._turns(int(lengths.max()))
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-                for row, item in zip(logits, inputs, strict=True):
-                    row[:] = self._logits(item, turns)
-        return logits
+        if not inputs:
+            return np.empty((0, self._encoder.readout.labels), np.float32)
+        lengths, _, _ = checked_inputs(inputs, *self._rows)
+        turns = self._turns(int(lengths.max()))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+            return np.concatenate([self._logits(item, turns) for item in inputs])
 
     def _turns(self, longest: int) -> dict[bytes, Turns]:
         """Of every kind of frequencies that layers have."""
@@ -117,8 +117,8 @@ class PlainEncoder:
             asking = 1 if number == last and own.readout.pooling == "first" else len(x)
             turn = None if layer.frequencies is None else turns[layer.frequencies.tobytes()]
             x = self._through(layer, x, asking, turn)
-        made: Floats = read_out(own.readout, pooled(own.readout.pooling, normed(own.final_norm, x)))[0]
-        return made
+        x = normed(own.final_norm, x)
+        return x if own.readout.pooling == "tokens" else read_out(own.readout, pooled(own.readout.pooling, x))
 
     def _through(self, layer: Layer, x: Floats, asking: int, turn: Turns | None) -> Floats:
         """One layer: [tokens, hidden] -> [asking, hidden]."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from secondpass.errors import InvalidInput
 from secondpass.forwards import description as described
 from secondpass.forwards.description import (
     PLAIN_POOLINGS,
@@ -31,6 +33,9 @@ Features = dict[str, torch.Tensor]
 """What modules hand on by name: states [pairs, width, hidden], of which `MASK` [pairs, width] tells the real ones."""
 
 MASK = "attention_mask"
+IDS, TYPES = "input_ids", "token_type_ids"
+# What a place that nobody may see has before a softmax.
+FAR = -1e4
 
 
 class Pooling(nn.Module):
@@ -172,8 +177,84 @@ class Dropout(nn.Module):
         return {**features, POOLED: self.dropout_layer(features[POOLED])}
 
 
+class LateInteraction(nn.Module):
+    """Query and document, read apart, to one logit: see `forwards.late`, which computes the same without torch.
+
+    Args:
+        vocabulary: how many words have an importance.
+        sharpness: what cosines of tokens are multiplied with before their softmax.
+    """
+
+    def __init__(self, vocabulary: int, sharpness: float) -> None:
+        super().__init__()
+        self.importance = nn.Parameter(torch.zeros(vocabulary))
+        self.scales = nn.Parameter(torch.tensor([1.0, 1.0, 0.0]))
+        self.sharpness = sharpness
+
+    def forward(self, features: Features) -> Features:
+        """Put the logits in, of states of pairs side by side, by the types of their tokens."""
+        mask, types = features[MASK].bool(), features[TYPES]
+        query, document = (TextStates(features[IDS], features[STATES], mask & (types == number)) for number in range(2))
+        return {**features, SCORES: self.compared(query, document)}
+
+    def compared(self, query: TextStates, document: TextStates) -> torch.Tensor:
+        """-> logits float32 or finer [pairs, 1], in autocast too."""
+        with torch.autocast(query.states.device.type, enabled=False):
+            return self._compared(query, document)
+
+    def _compared(self, query: TextStates, document: TextStates) -> torch.Tensor:
+        cosine = (query.mean * document.mean).sum(-1)
+        alike = query.unit @ document.unit.transpose(1, 2)
+        inner = document.inner[:, None]
+        # finite, so that a text of special tokens alone finds nothing
+        shares = torch.softmax((self.sharpness * alike).masked_fill(~inner, FAR), -1)
+        found = (shares * alike.masked_fill(~inner, 0)).sum(-1)
+        counts = torch.softmax(self.importance[query.ids].to(alike.dtype).masked_fill(~query.inner, FAR), -1)
+        match = (counts * found.masked_fill(~query.inner, 0)).sum(-1)
+        return (self.scales[0] * cosine + self.scales[1] * match + self.scales[2])[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class TextStates:
+    """Texts of pairs in a rectangle: ids [pairs, width], states [pairs, width, hidden], and which places are theirs."""
+
+    ids: torch.Tensor
+    states: torch.Tensor
+    real: torch.Tensor
+
+    @property
+    def inner(self) -> torch.Tensor:
+        """The places but the first and the last of each text, bool [pairs, width]."""
+        place = self.real.int().cumsum(1)
+        return self.real & (place > 1) & (place < place[:, -1:])
+
+    @property
+    def finer(self) -> torch.Tensor:
+        """The states in float32 or finer."""
+        return self.states.to(torch.promote_types(self.states.dtype, torch.float32))
+
+    @property
+    def unit(self) -> torch.Tensor:
+        """The same of length 1."""
+        return F.normalize(self.finer, dim=-1)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Of each text, of length 1: [pairs, hidden]."""
+        return F.normalize(_mean(self.finer, self.real), dim=-1)
+
+
 class ModuleChain(nn.ModuleList):
-    """Modules one behind the other, from hidden states to logits; the last is a `Dense` that writes "scores"."""
+    """Modules one behind the other, from hidden states to logits.
+
+    The last is a `Dense` that writes "scores", or the only one is a `LateInteraction`.
+    """
+
+    @property
+    def late(self) -> LateInteraction | None:
+        """What reads query and document apart."""
+        own: nn.Module = self[0]
+        return own if isinstance(own, LateInteraction) else None
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__(modules)
@@ -182,16 +263,19 @@ class ModuleChain(nn.ModuleList):
     def labels(self) -> int:
         """How many logits a pair gets."""
         last: Any = self[-1]
-        return int(last.linear.out_features)
+        return 1 if self.late is not None else int(last.linear.out_features)
 
     @property
     def leaves_prompt_out(self) -> bool:
         """Whether the tokens of a prompt should not be pooled, of which none are told here."""
         return any(isinstance(module, Pooling) and not module.include_prompt for module in self)
 
-    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """States [pairs, width, hidden] and which of them are real [pairs, width] -> logits [pairs, labels]."""
-        features = {STATES: states, MASK: mask}
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, **places: torch.Tensor) -> torch.Tensor:
+        """States [pairs, width, hidden] and which of them are real [pairs, width] -> logits [pairs, labels].
+
+        `places` are ids and types of the tokens, by their names.
+        """
+        features = {STATES: states, MASK: mask, **places}
         for module in self:
             features = module(features)
         return features[SCORES]
@@ -232,6 +316,11 @@ STEP_ACTIVATIONS: dict[type[nn.Module], StepActivation] = {
 def readout_of(model: Any) -> Readout:
     """A model's chain as its family computes it; raises `NotDescribed` where that has more than a family knows."""
     chain = model.readout
+    if isinstance(chain, ModuleChain) and chain.late is not None:
+        own = chain.late
+        return Readout(
+            "tokens", (), described.LateComparison(own.importance.detach(), own.scales.detach(), own.sharpness)
+        )
     if not isinstance(chain, ModuleChain) or type(chain[0]) is not Pooling or chain[0].modes not in PLAIN_POOLINGS:
         raise NotDescribed
     steps, name = [], POOLED
@@ -333,13 +422,28 @@ class ReadoutModel(nn.Module):
             given["token_type_ids"] = token_type_ids
         if "use_cache" in self._takes:
             given["use_cache"] = False
-        if isinstance(self.readout, ModuleChain):
+        if isinstance(self.readout, ModuleChain) and self.readout.late is not None:
+            logits = self._read_apart(given, mask, token_type_ids)
+        elif isinstance(self.readout, ModuleChain):
             logits = self.readout(self.body(**given).last_hidden_state, mask)
         else:
             # positions are the same on whichever side padding stands
             given["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
             logits = self.readout(self._token_logits(given, mask, self.readout.token_ids))
         return SequenceClassifierOutput(logits=logits) if return_dict else (logits,)
+
+    def _read_apart(self, given: dict[str, Any], mask: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
+        """Logits of texts that do not see each other, each with positions of its own."""
+        if types is None:
+            raise InvalidInput("token_type_ids are missing, which say what is query and what is document")
+        real = mask.bool()
+        same = (types[:, :, None] == types[:, None, :]) & real[:, None, :]
+        of_query, of_document = (real & (types == number) for number in range(2))
+        places = torch.where(of_document, of_document.int().cumsum(1), of_query.int().cumsum(1)) - 1
+        own = {TYPES: torch.zeros_like(types), MASK: same[:, None], "position_ids": places.clamp(min=0)}
+        states = self.body(**{**given, **own}).last_hidden_state
+        logits: torch.Tensor = self.readout(states, mask, **{IDS: given[IDS], TYPES: types})
+        return logits
 
     def _token_logits(self, given: dict[str, Any], mask: torch.Tensor, ids: list[int]) -> torch.Tensor:
         """Logits [pairs, ids] behind each pair's last token."""

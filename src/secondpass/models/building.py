@@ -274,13 +274,13 @@ def save_compact(folder: Path, weights: Mapping[str, torch.Tensor], bits: Mappin
     save_file({name: tensor.contiguous() for name, tensor in compressed(weights, bits).items()}, folder / COMPACT)
 
 
-def load_compact(folder: Path, config: Any) -> Any:
-    """A transformers model of `config` with the weights of `folder`, float32, in eval mode.
+def load_compact(folder: Path, config: Any, task: Task = "sequence-classification") -> Any:
+    """A transformers model of `config`, as `task` says, with the weights of `folder`, float32, in eval mode.
 
     Raises:
         ModelLoadError: the file is broken, or its weights are not those of the architecture.
     """
-    from transformers import AutoModelForSequenceClassification
+    import transformers
     from transformers.initialization import no_init_weights
 
     path = folder / COMPACT
@@ -291,7 +291,7 @@ def load_compact(folder: Path, config: Any) -> Any:
     sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
     try:
         with no_init_weights(), bounded(folder, sizes, only_meta=False):
-            model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+            model = getattr(transformers, REMOTE[task]).from_config(config)
     except ModelLoadError:
         raise
     except Exception as error:  # model classes fail in their own ways
@@ -302,6 +302,13 @@ def load_compact(folder: Path, config: Any) -> Any:
     except RuntimeError as error:
         raise ModelLoadError(f"{path} does not fit the architecture: {str(error).splitlines()[-1].strip()}") from error
     missing = [name for name in missing if not name.endswith("position_ids")]
+    if task != "sequence-classification":
+        # nobody reads a pooler below a chain, but it can be saved again
+        unread = [name for name in missing if ".pooler." in f".{name}"]
+        missing = [name for name in missing if name not in unread]
+        with torch.no_grad():
+            for name in unread:
+                model.get_parameter(name).zero_()
     if missing or unexpected:
         raise ModelLoadError(f"{path} lacks {missing[:3]} or has unknown {list(unexpected)[:3]}")
     return model.eval()

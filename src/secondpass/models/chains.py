@@ -16,6 +16,7 @@ from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.readout import (
     Dense,
     Dropout,
+    LateInteraction,
     LayerNorm,
     ModuleChain,
     Normalize,
@@ -26,11 +27,13 @@ from secondpass.forwards.readout import (
 from secondpass.models.building import read_weights
 from secondpass.models.config import LISTED, TRANSFORMER_FILE, Task, write_json
 from secondpass.models.modules import (
+    LATE,
     OUTPUTS,
     WEIGHTS,
     CheckedPart,
     DensePart,
     DropoutPart,
+    LatePart,
     LayerNormPart,
     Modules,
     Part,
@@ -38,6 +41,9 @@ from secondpass.models.modules import (
     checked_parts,
     part_weights,
 )
+
+# Whose token types say whose a token is, and whose positions begin at 0.
+READ_APART = ("bert", "electra")
 
 
 def make_readout(modules: Modules, body: Any, trust_remote_code: bool = False) -> ModuleChain | VocabularyRows:
@@ -51,6 +57,12 @@ def make_readout(modules: Modules, body: Any, trust_remote_code: bool = False) -
     made = []
     checked = checked_parts(modules, int(body.config.get_text_config().hidden_size))
     for part, own in zip(modules.parts, checked, strict=True):
+        if isinstance(own, LatePart) and body.config.model_type not in READ_APART:
+            raise ModelLoadError(
+                f"{part.folder}: {LATE} is for {' and '.join(READ_APART)}, not {body.config.model_type}"
+            )
+        if isinstance(own, LatePart) and own.vocabulary != body.config.vocab_size:
+            raise part.wrong("vocabulary_size", f"and the model in front of it has {body.config.vocab_size} words")
         module = _module(part, own, trust_remote_code)
         tensors = _stored(part) if module.state_dict() else {}
         try:
@@ -75,6 +87,8 @@ def _module(part: Part, own: CheckedPart, trust_remote_code: bool) -> nn.Module:
         return LayerNorm(own.width)
     if isinstance(own, DropoutPart):
         return Dropout(own.share)
+    if isinstance(own, LatePart):
+        return LateInteraction(own.vocabulary, own.sharpness)
     if not isinstance(own, DensePart):
         return Normalize(own.reads, own.writes)
     activation = named_activation(own.activation, trust_remote_code)
@@ -129,6 +143,7 @@ TYPES: dict[type[nn.Module], str] = {
     LayerNorm: "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm",
     Normalize: "sentence_transformers.base.modules.normalize.Normalize",
     Dropout: "sentence_transformers.sentence_transformer.modules.dropout.Dropout",
+    LateInteraction: "secondpass.forwards.readout.LateInteraction",
     VocabularyRows: "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
 }
 TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
@@ -182,6 +197,8 @@ def _write_part(folder: Path, module: Any) -> None:
         settings = {"module_input_name": module.reads, "module_output_name": module.writes}
     elif isinstance(module, Dropout):
         settings = {"dropout": module.dropout_layer.p}
+    elif isinstance(module, LateInteraction):
+        settings = {"vocabulary_size": len(module.importance), "sharpness": module.sharpness}
     else:
         settings = {"true_token_id": module.true_token_id, "false_token_id": module.false_token_id}
         settings |= {"module_input_name": OUTPUTS["text-generation"][1]}

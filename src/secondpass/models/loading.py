@@ -333,11 +333,11 @@ def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: L
     dtype = automodel_args.pop("torch_dtype", None) or automodel_args.pop("dtype", None) or torch.float32
     if not is_compact(folder):
         return build_model(folder, config, {**automodel_args, "dtype": dtype}, request.num_labels is not None, task)
-    if task != "sequence-classification":
-        raise ModelLoadError(f"{folder}: compact weights ({COMPACT}) are for models with a classification head")
+    if task == "text-generation":
+        raise ModelLoadError(f"{folder}: compact weights ({COMPACT}) are for encoders")
     if automodel_args:
         raise InvalidInput(f"automodel_args {sorted(automodel_args)} cannot be used with a compact model ({COMPACT})")
-    return load_compact(folder, config).to(_dtype(dtype))
+    return load_compact(folder, config, task).to(_dtype(dtype))
 
 
 def _dtype(given: object) -> torch.dtype:

@@ -8,6 +8,7 @@ model.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from secondpass.forwards.description import (
     SCORES,
     STATES,
     Array,
+    LateComparison,
     Linear,
     Norm,
     NotDescribed,
@@ -44,6 +46,8 @@ from secondpass.models.weights import COMPACT, PICKLES, is_compact, stored_sizes
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+# Ours, which sentence-transformers has none like.
+LATE, LATE_WEIGHTS = "LateInteraction", ("importance", "scales")
 FOLDER = re.compile(r"[\w\-][\w.\-]*")
 LEGACY_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -127,7 +131,9 @@ def read_modules(folder: Path, new_head: bool = False) -> Modules | None:
     if len(parts) == 0 and task in (None, "sequence-classification"):
         _refuse_unlisted(folder)
         return None
-    scores = bool(parts) and (parts[-1].kind == "LogitScore" or parts[-1].settings.get("module_output_name") == SCORES)
+    scores = bool(parts) and (
+        parts[-1].kind in ("LogitScore", LATE) or parts[-1].settings.get("module_output_name") == SCORES
+    )
     if embeds or (not scores and kind is None):
         if new_head:
             return None
@@ -179,7 +185,8 @@ def parts_of(listed: Path) -> tuple[Part, ...]:
         if not isinstance(kind, str) or not isinstance(path, str):
             raise ModelLoadError(f"{listed}: entry {place} has no type and path")
         package, _, name = kind.rpartition(".")
-        if package.partition(".")[0] != "sentence_transformers" or (name not in KINDS and name != "Transformer"):
+        owner = "secondpass" if name == LATE else "sentence_transformers"
+        if package.partition(".")[0] != owner or (name not in KINDS and name != "Transformer"):
             known = ", ".join(["Transformer", *KINDS])
             raise ModelLoadError(f"{listed}: type {kind!r} of entry {place} is not known; modules are {known}")
         if (place == 0) != (name == "Transformer") or (place == 0) != (path == ""):
@@ -278,7 +285,15 @@ class DropoutPart:
     share: float
 
 
-CheckedPart = PoolingPart | DensePart | LayerNormPart | NormalizePart | DropoutPart
+@dataclass(frozen=True, slots=True)
+class LatePart:
+    """Query and document compared at last, of a vocabulary so large."""
+
+    vocabulary: int
+    sharpness: float
+
+
+CheckedPart = PoolingPart | DensePart | LayerNormPart | NormalizePart | DropoutPart | LatePart
 
 
 def checked_parts(modules: Modules, hidden: int) -> list[CheckedPart]:
@@ -291,6 +306,8 @@ def checked_parts(modules: Modules, hidden: int) -> list[CheckedPart]:
     for part in modules.parts:
         own, widths = CHECKS[part.kind](part, widths)
         made.append(own)
+    if isinstance(made[0], LatePart) and len(made) == 1:
+        return made
     if not isinstance(made[-1], DensePart) or not widths[SCORES][1]:
         raise ModelLoadError(f"{modules.parts[-1].folder}: the last module is no Dense that writes one row for a pair")
     return made
@@ -305,6 +322,9 @@ def stored_readout(modules: Modules, hidden: int, weights: Sequence[Mapping[str,
     """
     parts = checked_parts(modules, hidden)
     first = parts[0]
+    if isinstance(first, LatePart):
+        importance, scales = (weights[0][name] for name in LATE_WEIGHTS)
+        return Readout("tokens", (), LateComparison(importance, scales, first.sharpness))
     if not isinstance(first, PoolingPart) or first.modes not in PLAIN_POOLINGS:
         raise NotDescribed("the pooling is computed by torch")
     steps, name = list[ReadoutStep](), POOLED
@@ -406,6 +426,17 @@ def _normalize(part: Part, widths: Widths) -> tuple[CheckedPart, Widths]:
     return NormalizePart(reads, writes), widths | {writes: _width(part, widths, reads)}
 
 
+def _late(part: Part, widths: Widths) -> tuple[CheckedPart, Widths]:
+    _width(part, widths, STATES)
+    vocabulary, sharpness = part.whole("vocabulary_size"), part.settings.get("sharpness")
+    if isinstance(sharpness, bool) or not isinstance(sharpness, (int, float)) or not 0 < sharpness < math.inf:
+        raise part.wrong("sharpness")
+    for name, shape in zip(LATE_WEIGHTS, ((vocabulary,), (3,)), strict=True):
+        if _shape(part, name) != shape:
+            raise part.wrong("vocabulary_size", f"and {name} has shape {list(_shape(part, name) or ())}")
+    return LatePart(vocabulary, float(sharpness)), widths | {SCORES: (1, True)}
+
+
 def _dropout(part: Part, widths: Widths) -> tuple[CheckedPart, Widths]:
     _width(part, widths, POOLED)
     share = part.settings.get("dropout", 0.2)
@@ -420,6 +451,7 @@ CHECKS: dict[str, Callable[[Part, Widths], tuple[CheckedPart, Widths]]] = {
     "LayerNorm": _layer_norm,
     "Normalize": _normalize,
     "Dropout": _dropout,
+    LATE: _late,
 }
 KINDS = (*CHECKS, "LogitScore")
 

@@ -30,7 +30,7 @@ from secondpass.forwards.families import architecture_of, bert, body_of, deberta
 from secondpass.forwards.module import ModelForward
 from secondpass.forwards.padded import pad
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
-from secondpass.forwards.readout import ReadoutModel
+from secondpass.forwards.readout import reads_vocabulary
 from secondpass.inputs import NAMES, Mark, ModelTemplate
 from secondpass.lazy import optional
 from secondpass.models.building import save_compact
@@ -118,7 +118,7 @@ def save(
                     body_of(model).save_pretrained(unfinished, **options)
                 else:
                     model.config.save_pretrained(unfinished)
-                    save_compact(unfinished, model.state_dict())
+                    save_compact(unfinished, body_of(model).state_dict())
                 tokenizer.save_pretrained(unfinished)
             _tidy_tokenizer(unfinished, _limit(max_length, input_limit, tokenizer, model))
             own = {} if template is None else {"template": stored(template)}
@@ -162,10 +162,11 @@ def check_storage(model: Any, storage: str) -> None:
     Raises:
         InvalidInput: the model is below a readout, or not of a class of transformers.
     """
-    if isinstance(model, ReadoutModel):
-        raise InvalidInput(f"storage={storage!r} is for models with a classification head, not for chains or decoders")
-    if not type(model).__module__.startswith("transformers."):
-        raise InvalidInput(f"storage={storage!r} is for architectures of transformers, not for {type(model).__name__}")
+    if reads_vocabulary(model):
+        raise InvalidInput(f"storage={storage!r} is for encoders, not for decoders")
+    kind = type(body_of(model))
+    if not kind.__module__.startswith("transformers."):
+        raise InvalidInput(f"storage={storage!r} is for architectures of transformers, not for {kind.__name__}")
 
 
 def _tidy_tokenizer(folder: Path, limit: int | None) -> None:

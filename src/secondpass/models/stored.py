@@ -443,7 +443,11 @@ def _described(
     if modules is not None:
         own = [arrays_of(held, name) if name in names else {} for name in chained]
         readout = stored_readout(modules, _hidden(settings), own)
-    return describe_stored(family, architecture, settings, arrays, readout)
+    encoder, unused = describe_stored(family, architecture, settings, arrays, readout)
+    late, words = encoder.readout.late, len(encoder.embeddings.words)
+    if modules is not None and late is not None and len(late.importance) != words:
+        raise modules.parts[0].wrong("vocabulary_size", f"and the model in front of it has {words} words")
+    return encoder, unused
 
 
 def _hidden(settings: Mapping[str, Any]) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secondpass.forwards import description as described
+from secondpass.forwards.contract import Compute
 from secondpass.forwards.description import (
     Embeddings,
     Encoder,
@@ -18,18 +20,17 @@ from secondpass.forwards.description import (
     norm,
 )
 from secondpass.forwards.family import Architecture, Family, StoredKind, TrainableModules
+from secondpass.forwards.late import whole
 
 if TYPE_CHECKING:
     import torch
 
-    from secondpass.forwards.packed import PackedEncoder
 
-
-def packed_encoder(encoder: Encoder, dtype: torch.dtype | None) -> PackedEncoder:
+def packed_encoder(encoder: Encoder, dtype: torch.dtype | None) -> Compute:
     """An encoder's forward in torch, which is imported now."""
     from secondpass.forwards.packed import PackedEncoder
 
-    return PackedEncoder(encoder, dtype)
+    return whole(PackedEncoder(encoder, dtype), encoder)
 
 
 def chain_of(model: Any) -> Readout:
@@ -48,7 +49,15 @@ def _body(model: Any) -> Encoder:
 
 
 def _roberta_body(model: Any) -> Encoder:
-    return encoder_of(model, embeddings_of(model.base_model, _first_position(model)), chain_of(model))
+    return encoder_of(model, embeddings_of(model.base_model, _first_position(model)), _together(model))
+
+
+def _together(model: Any) -> Readout:
+    """A chain of a model whose texts are not read apart."""
+    made = chain_of(model)
+    if made.late is not None:
+        raise described.NotDescribed("late interaction is read by token types and positions from 0")
+    return made
 
 
 def _bert(model: Any) -> Encoder:
@@ -170,7 +179,9 @@ def _bert_trainable(model: Any) -> TrainableModules:
 def _body_trainable(model: Any, first_position: int = 0) -> TrainableModules | None:
     from secondpass.forwards.readout import first_row_head
 
-    head = first_row_head(model)
+    head, late = first_row_head(model), model.readout.late if hasattr(model.readout, "late") else None
+    if late is not None:
+        return replace(_trainable(model, model.readout, first_position), late=late)
     return None if head is None else _trainable(model, head, first_position)
 
 
@@ -235,7 +246,7 @@ FAMILY = Family(
         "XLMRobertaModel": Architecture(_roberta_body, _roberta_body_trainable, "xlm-roberta"),
         "CamembertModel": Architecture(_roberta_body, _roberta_body_trainable, "camembert"),
         "ElectraModel": Architecture(_body, _body_trainable, "electra"),
-        "DistilBertModel": Architecture(lambda model: _distilbert_under(model, chain_of(model)), None, "distilbert"),
+        "DistilBertModel": Architecture(lambda model: _distilbert_under(model, _together(model)), None, "distilbert"),
     },
     in_torch=packed_encoder,
     for_kernel=lambda encoder: encoder,

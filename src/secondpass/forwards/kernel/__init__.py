@@ -17,7 +17,7 @@ from secondpass.forwards.contract import Logits, checked_inputs, end_to_end
 from secondpass.forwards.description import Encoder
 from secondpass.forwards.kernel import cache, native
 from secondpass.forwards.kernel.native import Precision, thread_count
-from secondpass.forwards.kernel.weights import Floats, PackedWeights, aligned, angles, packed, unsupported
+from secondpass.forwards.kernel.weights import POOLINGS, Floats, PackedWeights, aligned, angles, packed, unsupported
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -90,7 +90,7 @@ class KernelEncoder:
         return _unpickled, (cache.to_bytes(self._weights), routine.precision, routine.instructions)
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
-        """-> logits float32 [pairs, labels].
+        """-> logits float32 [pairs, labels]; where all tokens are read out their states float32 [tokens, hidden].
 
         Raises:
             InvalidInput: an input is empty, longer than the positions, or has an id or type beyond its table.
@@ -106,7 +106,8 @@ class KernelEncoder:
             lengths, (ids, types) = lengths[order], end_to_end([inputs[place] for place in order])
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         pairs, width = len(inputs), model.heads * model.head_size
-        rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
+        every = model.pooling == POOLINGS.index("tokens")
+        rows = aligned((int(starts[-1]) if every else pairs + ROWS_BEHIND) * model.hidden * 4)
         context = aligned((pairs + ROWS_BEHIND) * width * self._routine.side_bytes)
         logits = np.empty((pairs, model.labels), np.float32)
         turns = self._angles(int(lengths.max()))
@@ -132,11 +133,23 @@ class KernelEncoder:
         # other Python threads go on meanwhile
         library.secondpass_run(*arguments)
         self._spare.append(memory)
+        if every:
+            return self._states(rows, starts, order)
         if order is None:
             return logits
         given = np.empty_like(logits)
         given[order] = logits
         return given
+
+    def _states(self, rows: Bytes, starts: npt.NDArray[np.int32], order: npt.NDArray[np.int64] | None) -> Floats:
+        """The states of all tokens in the order of the inputs, without what widened them."""
+        model = self._weights.model
+        width = model.final_norm.count or model.layers[0].output_norm.count
+        states = rows.view(np.float32).reshape(-1, model.hidden)[:, :width]
+        if order is None:
+            return states
+        parts = np.split(states, starts[1:-1])
+        return np.concatenate([parts[place] for place in np.argsort(order)])
 
     def _angles(self, longest: int) -> list[Floats]:
         """Of at least as many positions, for each kind of layer that turns queries and keys."""

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "none")
-POOLINGS = ("first", "mean", "max", "last")
+POOLINGS = ("first", "mean", "max", "last", "tokens")
 WIDTH_STEP = 64
 HEAD_STEP = 32
 # Depth of weights and activations that shares a scale where they are integers. Also the part of the feed-forward's
@@ -223,7 +223,7 @@ class _Packing:
             head_size=self._head_size,
             inner=self._inner,
             labels=readout.labels,
-            widest=max(step.width for step in steps),
+            widest=max((step.width for step in steps), default=self._hidden),
             activation=ACTIVATIONS.index(encoder.activation),
             norm_first=encoder.final_norm is not None,
             gated=encoder.gated,
@@ -416,7 +416,7 @@ def unsupported(encoder: Encoder) -> str | None:
         return "the kernel has no relative positions"
     if turned and encoder.hidden // encoder.heads % 2:
         return "the kernel turns heads of even sizes only"
-    if all(step.linear is None for step in encoder.readout.steps):
+    if encoder.readout.late is None and all(step.linear is None for step in encoder.readout.steps):
         return "the kernel reads out through a linear layer"
     for activation in (encoder.activation, *(step.activation for step in encoder.readout.steps)):
         if activation not in ACTIVATIONS:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from secondpass.errors import InvalidInput
-from secondpass.forwards.attention import ALIKE, Lengths, alike, pack
+from secondpass.forwards.attention import ALIKE, Lengths, Packed, alike, pack
 from secondpass.forwards.contract import Padding
 from secondpass.forwards.families import trainable
+from secondpass.forwards.late import texts_of
 from secondpass.forwards.learning.attention import CHUNK_BYTES, Chunk, DropoutSource, Dropping, attend, levels_dropped
 from secondpass.forwards.padded import padded_logits
+from secondpass.forwards.readout import TextStates
 from secondpass.tokens import Tokens
 
 
@@ -69,7 +71,8 @@ class PackedForward:
         own = trainable(self._model)
         if own is None:
             raise InvalidInput(f"{type(self._model).__name__} is not trained without padding: see `packable`")
-        packed = pack(tokens, own.first_position)
+        texts, pairs = (tokens, None) if own.late is None else texts_of(tokens)
+        packed = pack(texts, own.first_position)
         types = packed.types if self._typed else torch.zeros_like(packed.types)
         ids, positions = packed.ids[None], packed.positions[None]
         x = own.embeddings(input_ids=ids, token_type_ids=types[None], position_ids=positions)[0]
@@ -80,6 +83,9 @@ class PackedForward:
         chunks = chunks_of(packed.lengths, score_bytes, first_only=False)
         for layer in layers:
             x = self._layer(layer, x, x, chunks)
+        if own.late is not None and pairs is not None:
+            x = self._layer(last, x, x, chunks)
+            return own.late.compared(*(_text_states(x, packed, torch.from_numpy(text)) for text in pairs.T)).float()
         x = self._layer(last, x[packed.starts], x, chunks_of(packed.lengths, score_bytes, first_only=True))
         # back into the caller's order
         x = torch.empty_like(x).index_copy(0, packed.order, x)[:, None]
@@ -98,6 +104,16 @@ class PackedForward:
         rows = layer.attention.output(context.flatten(1), rows)
         made: torch.Tensor = layer.output(layer.intermediate(rows), rows)
         return made
+
+
+def _text_states(x: torch.Tensor, packed: Packed, texts: torch.Tensor) -> TextStates:
+    """Of texts by their numbers, which may come again, out of states [tokens, hidden] of all of them."""
+    places = torch.argsort(packed.order)[texts]
+    lengths = torch.from_numpy(packed.lengths)[places]
+    width = torch.arange(int(lengths.max()))
+    real = width < lengths[:, None]
+    rows = torch.where(real, packed.starts[places][:, None] + width, 0)
+    return TextStates(packed.ids[rows], x[rows], real)
 
 
 def packable(model: Any) -> bool:

@@ -17,7 +17,7 @@ from torch import nn
 
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput
-from secondpass.forwards.readout import ReadoutModel, VocabularyRows, reads_vocabulary
+from secondpass.forwards.readout import ModuleChain, ReadoutModel, VocabularyRows, reads_vocabulary
 from secondpass.models.limits import POSITION_TABLES
 from secondpass.models.saving import save
 from secondpass.text import checked, positive_int, prepared
@@ -380,6 +380,8 @@ def with_rows(model: Any, ids: Sequence[int]) -> Any:
         _keep_rows(head, ids)
         readout.true_token_id, *others = [places[number] for number in readout.token_ids]
         readout.false_token_id = others[0] if others else None
+    if isinstance(readout, ModuleChain) and readout.late is not None:
+        readout.late.importance = nn.Parameter(readout.late.importance.detach()[list(ids)])
     table = made.get_input_embeddings()
     _keep_rows(table, ids)
     table.num_embeddings, table.padding_idx = len(ids), places.get(table.padding_idx)

@@ -28,7 +28,7 @@ from secondpass.forwards.readout import ReadoutModel, reads_vocabulary
 from secondpass.lazy import optional
 from secondpass.models.building import build_model, load_compact
 from secondpass.models.chains import readout_weights
-from secondpass.models.config import read_json
+from secondpass.models.config import Task, read_json
 from secondpass.models.loading import quiet_transformers
 from secondpass.models.modules import read_modules
 from secondpass.models.weights import COMPACT
@@ -218,24 +218,28 @@ def load_trained(model: Any, folder: Path, adapter: str | None = None) -> None:
         load_lora(model, folder / adapter).merge()
         return
     with quiet_transformers():
-        if isinstance(model, ReadoutModel):
-            found = _readout_state(model, folder)
-        elif (folder / COMPACT).is_file():
-            found = load_compact(folder, model.config).state_dict()
-        else:
-            found = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False).state_dict()
+        found = _readout_state(model, folder) if isinstance(model, ReadoutModel) else _stored_state(model, folder)
     try:
         model.load_state_dict(found)
     except RuntimeError as error:
         raise ModelLoadError(f"{folder} does not fit the model: {' '.join(str(error).split())}") from error
 
 
+def _stored_state(model: Any, folder: Path, task: Task = "sequence-classification") -> dict[str, torch.Tensor]:
+    """Of what transformers makes of the folder."""
+    if (folder / COMPACT).is_file():
+        stored = load_compact(folder, model.config, task)
+    else:
+        stored = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False, task=task)
+    state: dict[str, torch.Tensor] = stored.state_dict()
+    return state
+
+
 def _readout_state(model: ReadoutModel, folder: Path) -> dict[str, torch.Tensor]:
     modules = read_modules(folder)
     if modules is None:
         raise ModelLoadError(f"{folder} holds no module chain, and no rows of a vocabulary that are read")
-    body = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False, task=modules.task)
-    named = {"body": body.state_dict(), "readout": readout_weights(modules)}
+    named = {"body": _stored_state(model, folder, modules.task), "readout": readout_weights(modules)}
     return {f"{part}.{name}": tensor for part, state in named.items() for name, tensor in state.items()}
 
 

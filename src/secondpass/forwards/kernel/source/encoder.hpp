@@ -349,6 +349,13 @@ class Encoder {
             });
         }
         if (!pools_one()) team.wait();
+        if (model.pooling == TOKENS) {
+            for (int token = team.rank; token < tokens; token += team.size)
+                memcpy(call.rows + static_cast<size_t>(begin + token) * model.hidden,
+                       normalised(model.final_norm, x.from(token), 1).at(0), sizeof(float) * model.hidden);
+            team.wait();
+            return;
+        }
         for (int sequence = first_sequence + team.rank; sequence < last_sequence; sequence += team.size) {
             float* row = call.rows + static_cast<size_t>(sequence) * model.hidden;
             const int start = starts[sequence] - begin, length = starts[sequence + 1] - starts[sequence];
@@ -362,6 +369,7 @@ class Encoder {
 
     // The last layer's feed-forward where one token is pooled, and the readout of all pairs.
     void finish(int pairs) {
+        if (model.pooling == TOKENS) return;
         [[maybe_unused]] typename Main::Scope scope;
         const int hidden = model.hidden, labels = model.labels;
         const Rows<Float32> all_rows{call.rows, hidden, nullptr, nullptr, 0};

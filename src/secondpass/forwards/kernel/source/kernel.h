@@ -11,7 +11,7 @@ namespace secondpass {
 
 enum Precision : int32_t { FLOAT32, BFLOAT16, INT8 };
 enum Activation : int32_t { GELU, GELU_TANH, RELU, SILU, TANH, NONE };
-enum Pooling : int32_t { FIRST, MEAN, MAX, LAST };
+enum Pooling : int32_t { FIRST, MEAN, MAX, LAST, TOKENS };
 
 // y = x @ weight.T + bias. Panels: [columns / panel][groups][panel] dwords, a dword being one float32, two bfloat16 or int16 or
 // four int8 neighbours along the depth. Where a routine has digits, panels are of half as many columns, and there are three
@@ -82,7 +82,8 @@ struct Call {
     // for each kind of layer [positions, 2, head_size / 2]: cosines and sines of a position's angles
     const float* const* rotations;
     char* memory;      // threads * secondpass_memory(), aligned to 64
-    float* rows;       // [pairs + 32, hidden]: what is pooled; one token's before the last layer's feed-forward
+    float* rows;       // [pairs + 32, hidden]: what is pooled; one token's before the last layer's feed-forward;
+                       // [tokens, hidden]: where nothing is
     char* context;     // [pairs + 32, heads * head_size] elements: their attention there
     float* logits;     // [pairs, labels]
 };
