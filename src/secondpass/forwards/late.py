@@ -91,7 +91,7 @@ def whole(states: Compute, encoder: Encoder) -> Compute:
 
 
 def as_numpy(weight: Array) -> Floats:
-    """float32, of torch or of a folder."""
+    """float32, of torch or of a folder; in the same memory where it is of that type."""
     return np.asarray(weight.detach().float().cpu() if hasattr(weight, "detach") else weight, np.float32)
 
 

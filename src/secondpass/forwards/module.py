@@ -19,10 +19,10 @@ from torch import nn
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.choosing import DTYPES, Settled, apart, settled, told_of
 from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Padding
-from secondpass.forwards.description import Array, is_plain, mapped
+from secondpass.forwards.description import is_plain, mapped
 from secondpass.forwards.families import describe, family_of
 from secondpass.forwards.family import Description, Family
-from secondpass.forwards.late import whole
+from secondpass.forwards.late import as_numpy, whole
 from secondpass.forwards.padded import BatchProbe, TransformersForward, dtype_name, switching
 from secondpass.forwards.precision import Precision, precision_of
 from secondpass.forwards.readout import ReadoutModel
@@ -120,7 +120,7 @@ class Described:
         missing = unsupported(encoder)
         if missing is not None:
             return missing
-        made = kernel_forward(lambda: mapped(encoder, _as_numpy), precision)
+        made = kernel_forward(lambda: mapped(encoder, as_numpy), precision)
         return made if isinstance(made, str) else whole(made, encoder)
 
     def fastest(self, precision: Settled) -> Compute | None:
@@ -130,11 +130,6 @@ class Described:
             return compute
         dtype = getattr(torch, DTYPES[precision])
         return None if precision == "int8" else self.family.in_torch(self.weights, dtype)
-
-
-def _as_numpy(weight: torch.Tensor) -> Array:
-    """float32, in the same memory where it is of that type."""
-    return weight.detach().float().numpy()
 
 
 def described(model: Any) -> Described | None:

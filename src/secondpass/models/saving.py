@@ -160,7 +160,7 @@ def check_storage(model: Any, storage: str) -> None:
     """Refuse what cannot be stored compactly: that is built again by transformers' own classes, heads and all.
 
     Raises:
-        InvalidInput: the model is below a readout, or not of a class of transformers.
+        InvalidInput: the model is a decoder, or not of a class of transformers.
     """
     if reads_vocabulary(model):
         raise InvalidInput(f"storage={storage!r} is for encoders, not for decoders")
