@@ -84,7 +84,7 @@ deploy-check:
 test-kernel: $(VENV)/.test
 	$(BIN)/python -m tests.forwards.kernel.sanitized $(ARGS)
 
-# Make both embedded models again, from the data folder; stops and continues where it was.
+# Make the embedded model again, and a companion of two layers that is not published yet; goes on where it was stopped.
 pocket: $(VENV)/.pocket
 	$(BIN)/python -m recipes.pocket train --data $(DATA)
 

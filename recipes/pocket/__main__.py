@@ -19,6 +19,7 @@ from recipes.pocket.evaluate import Exam, Scores, Values
 from recipes.pocket.groups import TEACHER_WEIGHTS
 from recipes.pocket.stages import LOG, PACKAGE, Recipe
 from recipes.pocket.teachers import TEACHERS, Teacher, TeacherSpec
+from secondpass.models.folders import PACKAGED
 from secondpass.training.distillation.teachers import standardised
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -28,7 +29,7 @@ DataOption = Annotated[Path, typer.Option(help="Folder of BEIR collections.")]
 WorkOption = Annotated[Path, typer.Option(help="Vectors, groups, checkpoints and scores; kept between calls.")]
 ModelsOption = Annotated[str, typer.Option(help="Names or folders, comma-separated.")]
 TeachersOption = Annotated[str, typer.Option(help="Names, comma-separated; none for models alone.")]
-MODELS = "secondpass/pocket"
+MODELS = ",".join(PACKAGED)
 TAUGHT_BY = ",".join(TEACHER_WEIGHTS)
 
 

@@ -94,7 +94,10 @@ def write_tokenizer(tokenizer: Path, folder: Path) -> None:
     """tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(tokenizer, folder / "tokenizer.json")
-    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n")
+    # transformers' BertTokenizer puts pairs together in its own way, whatever the file says
+    read = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    config = TOKENIZER_CONFIG | {"tokenizer_class": "PreTrainedTokenizerFast"} | read
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def write_chain(model: Any, folder: Path) -> None:
@@ -130,7 +133,7 @@ def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:
     weights = {name: weight for name, weight in model.body.state_dict().items() if not name.startswith("pooler.")}
     save_compact(partial, weights, bits_of(weights))
     write_chain(model, partial)
-    log.info("%s: %.2f MB", folder, sum(file.stat().st_size for file in partial.iterdir()) / 1e6)
+    log.info("%s: %.2f MB", folder, sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6)
     folder.mkdir(parents=True, exist_ok=True)
     put_in_place(partial, folder)
     shutil.rmtree(partial, ignore_errors=True)

@@ -48,7 +48,7 @@ TITLES, KEYWORDS, REQUESTS, CLAIMS = 3500, 5500, 3000, 4500
 # Share of questions that are shown as keywords.
 SHORTENED = 0.12
 # Of a question of trecqa one sentence that answers among judged ones that do not, so often.
-DRAWS = 8
+DRAWS = 2
 
 # How people put a request to a librarian or a search box.
 FRAMES = (

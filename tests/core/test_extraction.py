@@ -17,7 +17,7 @@ from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.extraction import extract, sentences
 from secondpass.windows import Windows
 
-BERLIN = "Berlin is the capital of Germany. It had 3.7 million inhabitants in 2023. The city is known for its museums."
+ASPIRIN = "Aspirin is sold in every pharmacy. It relieves pain and lowers fever. The tablets were first made in 1899."
 MUNICH = "Munich is in Bavaria. Its people like beer. About 1.5 million people live there."
 
 
@@ -30,13 +30,13 @@ def pocket() -> CrossEncoder:
 @pytest.mark.parametrize(
     ("query", "answer"),
     [
-        ("how many people live in Berlin", "It had 3.7 million inhabitants in 2023."),
-        ("what do people in Bavaria drink", "Its people like beer."),
+        ("does aspirin lower a fever", "It relieves pain and lowers fever."),
+        ("do the people of Munich like beer", "Its people like beer."),
     ],
 )
 def test_a_sentence_that_needs_the_one_before_it_is_found(pocket: CrossEncoder, query: str, answer: str) -> None:
     """By itself it does not say of what it speaks; the place is that of the sentence alone."""
-    documents = [BERLIN, MUNICH]
+    documents = [ASPIRIN, MUNICH]
     best = extract(pocket, query, documents).extracts[0]
     assert documents[best.document][best.span.start : best.span.end] == answer
 
@@ -44,8 +44,8 @@ def test_a_sentence_that_needs_the_one_before_it_is_found(pocket: CrossEncoder, 
 def test_of_a_long_document_only_the_best_windows_sentences_are_read(pocket: CrossEncoder) -> None:
     """What has too many sentences is answered; what fits is answered as without windows."""
     filler = " ".join(f"The {number}th visitor saw a bridge, a mill and the old town." for number in range(60))
-    documents = ["", MUNICH, f"{filler} {BERLIN} {filler}"]
-    query, wanted = "how many people live in Berlin", "It had 3.7 million inhabitants in 2023."
+    documents = ["", MUNICH, f"{filler} {ASPIRIN} {filler}"]
+    query, wanted = "does aspirin lower a fever", "It relieves pain and lowers fever."
     with pytest.raises(InvalidInput, match="documents have 66 sentences, more than max_sentences=50"):
         extract(pocket, query, documents, max_sentences=50)
     found = extract(pocket, query, documents, max_sentences=50, top_k=1, windows=Windows(tokens=150))
@@ -53,7 +53,7 @@ def test_of_a_long_document_only_the_best_windows_sentences_are_read(pocket: Cro
     assert (best.document, documents[2][best.span.start : best.span.end]) == (2, wanted)
     assert found.record is not None
     assert 2 * 50 > found.record.pairs > 10
-    short, per_document = [BERLIN, MUNICH], {"per_document": 1, "top_k": 2}
+    short, per_document = [ASPIRIN, MUNICH], {"per_document": 1, "top_k": 2}
     for options in ({"top_k": 9}, per_document):
         every = extract(pocket, query, short, **options)  # type: ignore[arg-type]
         assert extract(pocket, query, short, windows=Windows(), **options).extracts == every.extracts  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def test_a_model_that_refuses_to_cut_reads_its_windows(tiny_model_folder: Callab
 
 def test_scores_are_activated_logits_and_fall(pocket: CrossEncoder) -> None:
     """The logit is the mean of both readings; the score is the model's own activation of it."""
-    found = extract(pocket, "how many people live in Berlin", [BERLIN], top_k=9).extracts
+    found = extract(pocket, "does aspirin lower a fever", [ASPIRIN], top_k=9).extracts
     logits = torch.tensor([item.logit for item in found])
     assert len(found) == 3
     assert logits.tolist() == sorted(logits.tolist(), reverse=True)

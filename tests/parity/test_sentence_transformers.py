@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModel
 
 from secondpass import CrossEncoder
 from tests.parity.test_transformers import ARCHITECTURES, LENGTHS, _pairs
@@ -128,11 +129,14 @@ def test_a_recommended_precision_survives_both_ways(tiny_model_folder: Callable[
     assert np.allclose(again.predict(pairs), theirs.predict(pairs), rtol=0, atol=1e-5)
 
 
-def test_the_embedded_model_can_be_saved_for_them(tmp_path: Path) -> None:
-    """A copy of it scores there as it does here in float32."""
+def test_of_the_embedded_model_they_have_the_encoder(tmp_path: Path) -> None:
+    """They refuse its comparison by name; its states are the same in transformers."""
     ours = CrossEncoder("secondpass/pocket", device="cpu", precision="fp32")
     ours.save(str(tmp_path))
-    theirs = sentence_transformers.CrossEncoder(str(tmp_path), device="cpu")
-    ranked = [("how long to boil an egg", text) for text in ("eggs boil for nine minutes", "the river is long")]
-    assert np.allclose(ours.predict(ranked), theirs.predict(ranked), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"module class .secondpass\.forwards\.readout\.LateInteraction'"):
+        sentence_transformers.CrossEncoder(str(tmp_path), device="cpu")
+    body = AutoModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
+    read = ours.tokenizer("eggs boil for nine minutes", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(body(**read).last_hidden_state, ours.model.base_model(**read).last_hidden_state)
     assert CrossEncoder(str(tmp_path), device="cpu").precision == "auto"

@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 from recipes.pocket.corpora import DEVELOPMENT
 from recipes.pocket.queries import ASKED, JUDGED, PASSAGES
+from recipes.pocket.stages import MINI_UNITS
 from recipes.pocket.teachers import TEACHERS
 from tests.small_collection import write_json_lines
 from tests.tiny_models import WORDS, make_folder
@@ -74,7 +75,11 @@ def write_teachers(work: Path) -> None:
     """Bi-encoders in the places of those that are fetched."""
     for number, spec in enumerate(TEACHERS):
         folder = make_folder(
-            work / "teachers" / spec.name, "bert", seed=number, num_hidden_layers=LAYERS.get(spec.name, 2)
+            work / "teachers" / spec.name,
+            "bert",
+            seed=number,
+            num_hidden_layers=LAYERS.get(spec.name, 2),
+            intermediate_size=2 * MINI_UNITS,
         )
         whole = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
         (folder / "model.safetensors").unlink()

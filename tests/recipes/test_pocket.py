@@ -26,10 +26,11 @@ from recipes.pocket.finish import (
     write_folder,
     write_stage,
 )
-from recipes.pocket.stages import PACKAGE
+from recipes.pocket.stages import LOG, MODELS, PACKAGE, file_digest, logged
 from secondpass import CrossEncoder
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.models.building import compressed, expanded
+from secondpass.models.folders import PACKAGED, folder_of
 from secondpass.models.modules import LATE, WEIGHTS
 from secondpass.models.weights import COMPACT, GROUP
 from secondpass.training.data.groups import Teaching
@@ -228,3 +229,14 @@ def test_a_stage_is_there_whole_or_not_at_all(rules: Path, model: ReadoutModel, 
     assert [path.name for path in tmp_path.iterdir()] == ["second"]
     made = CrossEncoder(str(tmp_path / "second"), device="cpu").model.state_dict()
     assert all(torch.equal(weight, made[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_what_is_published_is_what_the_recipe_made(name: str) -> None:
+    """Every file but the card has the digest that the published log has of it."""
+    folder = folder_of(name)
+    assert {folder.name: folder} == {own: PACKAGE / own for own, _ in MODELS.values() if own == PACKAGED[name]}
+    (made,) = (entry["made"] for entry in logged(LOG) if entry["stage"] == folder.name)
+    own = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".md"]
+    files = {file.relative_to(folder).as_posix(): file_digest(file) for file in own}
+    assert files == made["files"]

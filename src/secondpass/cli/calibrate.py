@@ -19,7 +19,7 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import qrels_file, read_qrels
 from secondpass.evaluation.runs import read_run
 from secondpass.models.card import write_card
-from secondpass.models.folders import POCKET
+from secondpass.models.folders import PACKAGED
 from secondpass.models.identity import put_calibration
 from secondpass.tuning.probabilities import calibrate as calibrated
 
@@ -128,7 +128,7 @@ def calibrate(
 def _target(output: Path | None, model: str) -> Path:
     """Where it is written; known before anything is scored."""
     own = packaged(Path(model))
-    if output is None and (model == POCKET or not own.is_dir()):
+    if output is None and (model in PACKAGED or not own.is_dir()):
         raise InvalidInput(f"{model} is no folder of yours: say with --output where the calibration is written")
     target = own if output is None or output.absolute() == own.absolute() else output
     arguments.check_targets(file_of(target))

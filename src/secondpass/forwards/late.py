@@ -49,7 +49,7 @@ def texts_of(inputs: Sequence[Tokens]) -> tuple[list[Tokens], npt.NDArray[np.int
     return made, pairs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LateForward:
     """Pairs to logits by what gives all states of texts.
 
@@ -79,7 +79,15 @@ class LateForward:
         ends = np.cumsum([len(text) for text in texts])
         # what is not finite is told by whoever asked
         with np.errstate(invalid="ignore", over="ignore"):
-            read = [_Text.of(text, part) for text, part in zip(texts, np.split(states, ends[:-1]), strict=True)]
+            lengths = _lengths(states)
+            means = np.add.reduceat(states, [0, *ends[:-1]])
+            means /= _lengths(means)[:, None]
+            read = [
+                _Text(
+                    mean, text.ids[1:-1], states[end - len(text) + 1 : end - 1], lengths[end - len(text) + 1 : end - 1]
+                )
+                for mean, text, end in zip(means, texts, ends, strict=True)
+            ]
             made = [compared(self.own, read[query], read[document]) for query, document in pairs]
         return np.array(made, np.float32)[:, None]
 
@@ -97,19 +105,16 @@ def as_numpy(weight: Array) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text's mean [hidden], and the ids and states of its tokens but the first and the last; all of length 1."""
+    """A text's mean of length 1 [hidden], and ids, states [tokens, hidden] and lengths of its tokens but the ends."""
 
     mean: Floats
     ids: npt.NDArray[np.int32]
-    tokens: Floats
-
-    @classmethod
-    def of(cls, text: Tokens, states: Floats) -> _Text:
-        return cls(_unit(states.mean(axis=0)), text.ids[1:-1], _unit(states[1:-1]))
+    states: Floats
+    lengths: Floats
 
 
-def _unit(rows: Floats) -> Floats:
-    made: Floats = rows / np.maximum(np.sqrt((rows * rows).sum(axis=-1, keepdims=True)), np.float32(LEAST))
+def _lengths(rows: Floats) -> Floats:
+    made: Floats = np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.float32(LEAST))
     return made
 
 
@@ -118,7 +123,8 @@ def compared(own: LateComparison, query: _Text, document: _Text) -> float:
     cosine, match, added = own.scales
     logit = cosine * (query.mean @ document.mean) + added
     if len(query.ids) and len(document.ids):
-        alike = query.tokens @ document.tokens.T
+        # quotients of a few products, not of all states
+        alike: Floats = query.states @ document.states.T / (query.lengths[:, None] * document.lengths)
         found = (_shares(own.sharpness * alike) * alike).sum(axis=1)
         logit += match * (_shares(own.importance[query.ids]) @ found)
     return float(logit)

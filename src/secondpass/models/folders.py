@@ -26,7 +26,8 @@ from secondpass.models.weights import COMPACT
 
 logger = logging.getLogger(__name__)
 
-POCKET = "secondpass/pocket"
+# Models that come with the package, and their folders in it.
+PACKAGED = {"secondpass/pocket": "pocket"}
 CASCADE = "cascade.json"
 
 # In a folder: the whole new model, for as long as its files are being put in their places.
@@ -44,7 +45,7 @@ def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, cod
     """Return the local folder of a model, downloading it when the source is a hub name.
 
     Args:
-        source: "secondpass/pocket" (in the package), a folder, or a name on the model hub.
+        source: one of `PACKAGED`, a folder, or a name on the model hub.
         variant: "fp16" means model.fp16.safetensors.
         code: fetch Python files too.
         hub: `snapshot_download`'s cache_dir, revision, local_files_only and token.
@@ -56,8 +57,8 @@ def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, cod
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
         raise InvalidInput(f"model_name is {source!r}, not a folder or a name")
     name = os.fspath(source)
-    if name == POCKET:
-        return _existing(Path(str(resources.files("secondpass") / "pocket")), "pocket, inside the package")
+    if name in PACKAGED:
+        return _existing(Path(str(resources.files("secondpass") / PACKAGED[name])), f"{name}, inside the package")
     path = Path(name).expanduser()
     if isinstance(source, os.PathLike) or path.is_dir() or looks_like_path(name):
         return _existing(path, name)

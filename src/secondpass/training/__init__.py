@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from secondpass.training.running.lora import load_lora
     from secondpass.training.settings import LoraSettings, TrainingSettings
     from secondpass.training.trainer import TrainingReport, train
-    from secondpass.training.weights.layers import drop_layers
+    from secondpass.training.weights.layers import drop_layers, narrow_layers
     from secondpass.training.weights.optimisation import mean_weights, with_changes
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "make_loss",
     "mean_weights",
     "mine_negatives",
+    "narrow_layers",
     "read_groups",
     "taught",
     "train",
@@ -63,6 +64,7 @@ __getattr__ = lazily(
         "make_loss": "losses",
         "mean_weights": "weights.optimisation",
         "mine_negatives": "negatives.mining",
+        "narrow_layers": "weights.layers",
         "read_groups": "data.sources",
         "taught": "distillation.teachers",
         "train": "trainer",

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -20,6 +21,7 @@ from secondpass.training.weights.layers import (
     head_modules,
     is_decayed,
     layers_of,
+    narrow_layers,
     parameter_groups,
     rates,
 )
@@ -424,6 +426,62 @@ def test_a_plain_transformers_model_and_a_strange_one(tmp_path):
                                   embedding_size=8, num_hidden_layers=3)  # fmt: skip
     with pytest.raises(InvalidInput, match="has 0 stacks of 3 layers"):
         drop_layers(AutoModelForSequenceClassification.from_config(config), 2)
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "modernbert"])
+def test_narrow_layers_score_and_load_as_what_is_left(tmp_path, architecture):
+    """In place, saved and in transformers; all units change nothing, and units that count nothing cost nothing."""
+    encoder = encoder_of(tmp_path / "whole", architecture)
+    whole, width = (
+        encoder.predict(PAIRS),
+        encoder.config.to_dict().get("intermediate_size") or encoder.config.hidden_dim,
+    )
+    narrow_layers(encoder, width)
+    assert np.array_equal(encoder.predict(PAIRS), whole)
+    with torch.no_grad():
+        for part in encoder.model.modules():
+            if type(part) is torch.nn.Linear and part.in_features == width:
+                part.weight[:, 1::2] = 0
+    expected = encoder.predict(PAIRS)
+    assert not np.allclose(expected, whole, rtol=0, atol=1e-4)
+    narrow_layers(encoder, width // 2)
+    assert encoder.predict(PAIRS) == pytest.approx(expected, rel=0, abs=ROUNDING)
+    encoder.save(str(tmp_path / "part"))
+    again = CrossEncoder(str(tmp_path / "part"), device="cpu")
+    assert same(state(again), state(encoder))
+    assert again.predict(PAIRS) == pytest.approx(expected, rel=0, abs=ROUNDING)
+    _, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "part", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    with pytest.raises(InvalidInput, match=f"size={width}: the model's blocks have {width // 2} units"):
+        narrow_layers(encoder, width)
+
+
+def test_units_of_a_gated_block_go_by_all_three_matrices(tmp_path):
+    """Llama's: a unit without a gate counts nothing, however long its other weights are."""
+    encoder = CrossEncoder(str(make_reranker(tmp_path, "llama", num_hidden_layers=2)), device="cpu")
+    with torch.no_grad():
+        for layer in encoder.model.base_model.layers:
+            layer.mlp.gate_proj.weight[::2] = 0
+    expected, width = encoder.predict(PAIRS), encoder.config.intermediate_size
+    narrow_layers(encoder, width // 2)
+    assert encoder.predict(PAIRS) == pytest.approx(expected, rel=0, abs=ROUNDING)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, None, "8"])
+def test_a_width_is_refused(tmp_path, size):
+    """What is no number of units."""
+    with pytest.raises(InvalidInput, match="size="):
+        narrow_layers(encoder_of(tmp_path, "bert"), size)
+
+
+def test_blocks_that_are_not_known_are_left_alone(tmp_path):
+    """ModernBERT's two ways in are one matrix."""
+    encoder = encoder_of(tmp_path, "modernbert")
+    before = encoder.predict(PAIRS).tolist()
+    with pytest.raises(InvalidInput, match=r"layer 0 has 0 matrices into \d+ units and 1 out of them"):
+        narrow_layers(encoder, 8)
+    assert encoder.predict(PAIRS).tolist() == before
 
 
 def test_can_be_trained_afterwards(tmp_path):

@@ -182,12 +182,14 @@ def encoder_linears(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-# ---- Fewer layers of a transformer: a student that begins as a part of its teacher.
+# ---- Fewer layers of a transformer, and narrower ones: a student that begins as a part of its teacher.
 #
 # Sanh et al. 2019, "DistilBERT" (https://arxiv.org/abs/1910.01108), which starts from every second layer; Sajjad et al.
 # 2020, "On the Effect of Dropping Layers" (https://arxiv.org/abs/2004.03844).
 # What configurations call the number of layers.
 COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+# And the number of units inside a feed-forward block.
+INNER = ("hidden_dim", "intermediate_size")
 
 
 def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
@@ -218,7 +220,7 @@ def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
     remaining = nn.ModuleList(layers[number] for number in kept)
     setattr(owner, name, remaining)
     try:
-        _check_loads(model, config, kept)
+        _check_loads(model, config, f"keep={list(kept)}")
     except InvalidInput:
         setattr(owner, name, layers)
         raise
@@ -226,13 +228,71 @@ def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
         for part in layer.modules():
             if hasattr(part, "layer_idx"):
                 setattr(part, "layer_idx", number)  # noqa: B010 - torch's types allow only tensors
-    for key, value in vars(config).items():
+    _become(encoder, model.config, config)
+    return kept
+
+
+def narrow_layers(encoder: Any, size: int) -> None:
+    """Keep some units inside every feed-forward block of a model's transformer layers, in place, as `drop_layers` does.
+
+    Those stay whose weights on the way in (of a gated block both) and on the way out are longest, by the lengths'
+    product: magnitude pruning of whole units (Han et al. 2015, "Learning both Weights and Connections"; Li et al. 2017,
+    "Pruning Filters for Efficient ConvNets"). What is lost is to be learnt again, from the wide model as the teacher.
+
+    Args:
+        encoder: what `drop_layers` takes, where the two or three matrices of a block are `nn.Linear` of their own:
+            BERT's kin, DeBERTa, Qwen, Llama, Mistral, Gemma; ModernBERT's are not.
+        size: units of a block, at most as many as there are.
+
+    Raises:
+        InvalidInput: `size` is refused, or the model has no such blocks; nothing is changed.
+    """
+    model = encoder if isinstance(encoder, nn.Module) else encoder.model
+    owner, name = _stack(model)
+    named = {key: getattr(model.config, key) for key in INNER if hasattr(model.config, key)}
+    width = next(iter(named.values()), 0)
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= width:
+        raise InvalidInput(f"size={size!r}: the model's blocks have {width} units")
+    blocks = [_block(layer, width, number) for number, layer in enumerate(getattr(owner, name))]
+    config = copy.deepcopy(model.config)
+    for key in named:
+        setattr(config, key, size)
+    with torch.no_grad():
+        for ups, down in blocks:
+            worth = down.weight.float().norm(dim=0)
+            for up in ups:
+                worth = worth * up.weight.float().norm(dim=1)
+            kept = worth.topk(size).indices.sort().values
+            for up in ups:
+                up.weight = nn.Parameter(up.weight[kept], up.weight.requires_grad)
+                if up.bias is not None:
+                    up.bias = nn.Parameter(up.bias[kept], up.bias.requires_grad)
+                up.out_features = size
+            down.weight = nn.Parameter(down.weight[:, kept], down.weight.requires_grad)
+            down.in_features = size
+    _become(encoder, model.config, config)
+
+
+def _block(layer: nn.Module, width: int, number: int) -> tuple[list[nn.Linear], nn.Linear]:
+    """The matrices of a layer's feed-forward block: into its units, and out of them."""
+    found = [part for part in layer.modules() if type(part) is nn.Linear]
+    ups = [part for part in found if part.out_features == width]
+    downs = [part for part in found if part.in_features == width]
+    if not 1 <= len(ups) <= 2 or len(downs) != 1 or downs[0] in ups:
+        raise InvalidInput(
+            f"layer {number} has {len(ups)} matrices into {width} units and {len(downs)} out of them: no block is known"
+        )
+    return ups, downs[0]
+
+
+def _become(encoder: Any, config: Any, wanted: Any) -> None:
+    """Change a model's configuration in place, and forget what belonged to the scores that it gave."""
+    for key, value in vars(wanted).items():
         # Every part of the model holds the old object, or reads a copy of it made in its constructor.
-        if vars(model.config).get(key) != value:
-            setattr(model.config, key, value)
+        if vars(config).get(key) != value:
+            setattr(config, key, value)
     if getattr(encoder, "calibration", None) is not None:
         encoder.forget_calibration()
-    return kept
 
 
 def _stack(model: nn.Module) -> tuple[nn.Module, str]:
@@ -275,7 +335,7 @@ def _smaller(config: Any, kept: tuple[int, ...], count: int) -> Any:
     return made
 
 
-def _check_loads(model: nn.Module, config: Any, kept: tuple[int, ...]) -> None:
+def _check_loads(model: nn.Module, config: Any, change: str) -> None:
     """Make sure that a model made from the configuration has weights of the same names and shapes."""
     model = body_of(model)
     with torch.device("meta"):
@@ -285,7 +345,7 @@ def _check_loads(model: nn.Module, config: Any, kept: tuple[int, ...]) -> None:
     wrong = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if wrong:
         name = type(model).__name__
-        raise InvalidInput(f"keep={list(kept)}: {name} with these layers would not load again ({wrong[0]} differs)")
+        raise InvalidInput(f"{change}: {name} with these layers would not load again ({wrong[0]} differs)")
 
 
 def parameter_groups(
