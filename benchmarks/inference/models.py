@@ -227,12 +227,9 @@ def _saved(model: Any, tokenizer: Any) -> Iterator[Path]:
 
 
 def _own_tokenizer() -> Any:
-    """The embedded model's words, pairs put together as transformers' BertTokenizer does, whatever the file says."""
-    from transformers import AutoTokenizer
+    from secondpass import CrossEncoder
 
-    from secondpass.models.folders import folder_of
-
-    return AutoTokenizer.from_pretrained(folder_of("secondpass/pocket"))
+    return CrossEncoder("secondpass/pocket", device="cpu").tokenizer
 
 
 CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")

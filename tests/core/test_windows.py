@@ -398,9 +398,9 @@ def test_a_needle_is_found_wherever_it_is(pocket: CrossEncoder) -> None:
     assert {hit["corpus_id"] for hit in hits[:-1]} == set(range(len(documents)))
     for hit in hits[:-1]:
         assert NEEDLE in hit["passage"]["text"]
-        assert hit["score"] > 2 * hits[-1]["score"]
+        assert hit["score"] > 5 * hits[-1]["score"]
     cut = pocket.predict([(query, document) for document in [*documents, " ".join(hay)]], truncation="only_document")
-    assert cut[0] > 2 * cut[-1]
+    assert cut[0] > 5 * cut[-1]
     assert set(cut[1:].tolist()) == {cut[-1]}
 
 

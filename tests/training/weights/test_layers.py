@@ -294,6 +294,18 @@ def weights_of(encoder: CrossEncoder, number: int) -> dict[str, torch.Tensor]:
     return found
 
 
+def saved_and_loaded(encoder, folder, scores):
+    """Save a model: its folder has the same weights and scores here, and gives a whole model of transformers."""
+    encoder.save(str(folder))
+    again = CrossEncoder(str(folder), device="cpu")
+    assert same(state(again), state(encoder))
+    assert again.predict(PAIRS) == pytest.approx(scores, rel=0, abs=ROUNDING)
+    plain, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    return plain
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_scores_and_loads_as_what_is_left(tmp_path, architecture):
     """In place the model scores as the saved folder does, here and in transformers, with the old layers' weights."""
@@ -307,13 +319,7 @@ def test_scores_and_loads_as_what_is_left(tmp_path, architecture):
         for name, weight in weights_of(encoder, place).items():
             assert torch.equal(weight, old[number][name])
     assert weights_of(encoder, 3) == {}
-    encoder.save(str(tmp_path / "part"))
-    again = CrossEncoder(str(tmp_path / "part"), device="cpu")
-    assert same(state(again), state(encoder))
-    assert again.predict(PAIRS) == pytest.approx(scores, rel=0, abs=ROUNDING)
-    plain, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "part", output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
+    plain = saved_and_loaded(encoder, tmp_path / "part", scores)
     assert plain.config.num_hidden_layers == encoder.config.num_hidden_layers == 3
 
 
@@ -432,10 +438,8 @@ def test_a_plain_transformers_model_and_a_strange_one(tmp_path):
 def test_narrow_layers_score_and_load_as_what_is_left(tmp_path, architecture):
     """In place, saved and in transformers; all units change nothing, and units that count nothing cost nothing."""
     encoder = encoder_of(tmp_path / "whole", architecture)
-    whole, width = (
-        encoder.predict(PAIRS),
-        encoder.config.to_dict().get("intermediate_size") or encoder.config.hidden_dim,
-    )
+    whole = encoder.predict(PAIRS)
+    width = encoder.config.to_dict().get("intermediate_size") or encoder.config.hidden_dim
     narrow_layers(encoder, width)
     assert np.array_equal(encoder.predict(PAIRS), whole)
     with torch.no_grad():
@@ -446,13 +450,7 @@ def test_narrow_layers_score_and_load_as_what_is_left(tmp_path, architecture):
     assert not np.allclose(expected, whole, rtol=0, atol=1e-4)
     narrow_layers(encoder, width // 2)
     assert encoder.predict(PAIRS) == pytest.approx(expected, rel=0, abs=ROUNDING)
-    encoder.save(str(tmp_path / "part"))
-    again = CrossEncoder(str(tmp_path / "part"), device="cpu")
-    assert same(state(again), state(encoder))
-    assert again.predict(PAIRS) == pytest.approx(expected, rel=0, abs=ROUNDING)
-    _, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "part", output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
+    saved_and_loaded(encoder, tmp_path / "part", expected)
     with pytest.raises(InvalidInput, match=f"size={width}: the model's blocks have {width // 2} units"):
         narrow_layers(encoder, width)
 
