@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from secondpass.training.distillation.teachers import taught
     from secondpass.training.distillation.vocabulary import trim_vocabulary
     from secondpass.training.losses import LOSSES, make_loss
+    from secondpass.training.losses.pointwise import StateDistillation
     from secondpass.training.measuring.before_after import DevRanking
     from secondpass.training.negatives.mining import mine_negatives
     from secondpass.training.negatives.sifting import MiningRule
@@ -29,6 +30,7 @@ __all__ = [
     "Group",
     "LoraSettings",
     "MiningRule",
+    "StateDistillation",
     "Teaching",
     "TrainingReport",
     "TrainingSettings",
@@ -55,6 +57,7 @@ __getattr__ = lazily(
         "LOSSES": "losses",
         "LoraSettings": "settings",
         "MiningRule": "negatives.sifting",
+        "StateDistillation": "losses.pointwise",
         "Teaching": "data.groups",
         "TrainingReport": "trainer",
         "TrainingSettings": "settings",

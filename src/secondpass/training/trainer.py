@@ -30,7 +30,7 @@ from secondpass.training.data.checking import checked_groups, joined_by_query
 from secondpass.training.data.groups import Counts, Group
 from secondpass.training.losses import make_loss
 from secondpass.training.losses.loss import Loss
-from secondpass.training.losses.pointwise import BinaryCrossEntropy
+from secondpass.training.losses.pointwise import BinaryCrossEntropy, StateDistillation
 from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Evaluation, Processes, Trainable, TrainingRun, claimed, joined
 from secondpass.training.running.lora import WEIGHTS, Lora, load_trained, low_rank
@@ -168,7 +168,7 @@ def train(
     encoder_labels = encoder.config.num_labels
     judge = make_loss(settings.loss, settings.loss_options) if loss is None else loss
     checked = checked_groups(groups, judge, num_labels=encoder_labels, join=join)
-    if judge.labels != "class" and encoder_labels != 1:
+    if judge.labels != "class" and encoder_labels != 1 and not isinstance(judge, StateDistillation):
         raise InvalidInput(f"loss {settings.loss!r} needs a model with one label, this one has {encoder_labels}")
     if isinstance(judge, BinaryCrossEntropy) and judge.pos_weight == "balanced":
         counts = checked.counts
@@ -336,10 +336,12 @@ class _Parts:
         return Optimisation(trainable_weights(model), optimizer, schedule, self.ready.scaler, settings.max_grad_norm)
 
     def _learner(self, optimisation: Optimisation) -> GroupLearner:
-        settings = self.plan.settings
+        settings, forward = self.plan.settings, self.ready.forward
+        if isinstance(self.loss, StateDistillation):
+            forward = self.loss.distances(self.encoder, forward)
         return GroupLearner(
             tokenised=self.ready.tokenised,
-            forward=self.ready.forward,
+            forward=forward,
             loss=self.loss,
             optimisation=optimisation,
             processes=self.processes,

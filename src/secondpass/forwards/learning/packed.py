@@ -7,7 +7,7 @@ so that dropout, low-rank additions and frozen weights are what they are; only a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.attention import ALIKE, Lengths, Packed, alike, pack
 from secondpass.forwards.contract import Padding
 from secondpass.forwards.families import trainable
+from secondpass.forwards.family import TrainableModules
 from secondpass.forwards.late import texts_of
 from secondpass.forwards.learning.attention import CHUNK_BYTES, Chunk, DropoutSource, Dropping, attend, levels_dropped
-from secondpass.forwards.padded import padded_logits
+from secondpass.forwards.padded import pad, padded_logits
 from secondpass.forwards.readout import TextStates
 from secondpass.tokens import Tokens
 
@@ -67,29 +68,51 @@ class PackedForward:
 
     def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
         """-> logits float32 [pairs, labels]."""
+        own = self._own()
+        texts, pairs = (tokens, None) if own.late is None else texts_of(tokens)
+        x, packed, chunks = self._below_last(own, texts)
+        last = own.layers[-1]
+        if own.late is not None and pairs is not None:
+            x = self._layer(last, x, x, chunks)
+            return own.late.compared(*(_text_states(x, packed, torch.from_numpy(text)) for text in pairs.T)).float()
+        first_alone = chunks_of(packed.lengths, self._score_bytes(x), first_only=True)
+        x = self._layer(last, x[packed.starts], x, first_alone)
+        # back into the caller's order
+        x = torch.empty_like(x).index_copy(0, packed.order, x)[:, None]
+        return own.head(x).float()
+
+    def states(self, tokens: Sequence[Tokens]) -> torch.Tensor:
+        """-> last states float32 [tokens, hidden] of inputs end to end, each read by itself whatever the model is."""
+        own = self._own()
+        x, packed, chunks = self._below_last(own, tokens)
+        x = self._layer(own.layers[-1], x, x, chunks).float()
+        starts = packed.starts[torch.argsort(packed.order)].tolist()
+        # back into the caller's order
+        return torch.cat([x[start : start + len(text)] for start, text in zip(starts, tokens, strict=True)])
+
+    def _own(self) -> TrainableModules:
         # each time: adapters may have taken a module's place
         own = trainable(self._model)
         if own is None:
             raise InvalidInput(f"{type(self._model).__name__} is not trained without padding: see `packable`")
-        texts, pairs = (tokens, None) if own.late is None else texts_of(tokens)
+        return own
+
+    def _below_last(self, own: TrainableModules, texts: Sequence[Tokens]) -> tuple[torch.Tensor, Packed, list[Chunk]]:
+        """States [tokens, hidden] in front of the last layer, as `Packed` has them."""
         packed = pack(texts, own.first_position)
         types = packed.types if self._typed else torch.zeros_like(packed.types)
         ids, positions = packed.ids[None], packed.positions[None]
         x = own.embeddings(input_ids=ids, token_type_ids=types[None], position_ids=positions)[0]
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
-        *layers, last = own.layers
-        score_bytes = self._model.config.num_attention_heads * x.element_size()
-        chunks = chunks_of(packed.lengths, score_bytes, first_only=False)
-        for layer in layers:
+        chunks = chunks_of(packed.lengths, self._score_bytes(x), first_only=False)
+        for layer in own.layers[:-1]:
             x = self._layer(layer, x, x, chunks)
-        if own.late is not None and pairs is not None:
-            x = self._layer(last, x, x, chunks)
-            return own.late.compared(*(_text_states(x, packed, torch.from_numpy(text)) for text in pairs.T)).float()
-        x = self._layer(last, x[packed.starts], x, chunks_of(packed.lengths, score_bytes, first_only=True))
-        # back into the caller's order
-        x = torch.empty_like(x).index_copy(0, packed.order, x)[:, None]
-        return own.head(x).float()
+        return x, packed, chunks
+
+    def _score_bytes(self, x: torch.Tensor) -> int:
+        size: int = self._model.config.num_attention_heads * x.element_size()
+        return size
 
     def _layer(self, layer: Any, rows: torch.Tensor, x: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
         """One layer for `rows` [queries, hidden], which see `x` [tokens, hidden]."""
@@ -131,8 +154,14 @@ def recomputes(model: Any) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
-TrainingForward = Callable[[Sequence[Tokens]], torch.Tensor]
-"""Model inputs to logits float32 [pairs, labels] on the model's device, with gradients."""
+class TrainingForward(Protocol):
+    """A forward pass with gradients, on the model's device."""
+
+    def __call__(self, tokens: Sequence[Tokens], /) -> torch.Tensor:
+        """Model inputs to logits float32 [pairs, labels]."""
+
+    def states(self, tokens: Sequence[Tokens], /) -> torch.Tensor:
+        """Model inputs to their tokens' last states float32 [tokens, hidden], end to end."""
 
 
 def training_forward(
@@ -162,6 +191,14 @@ class PaddedForward:
     def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
         """-> logits float32 [pairs, labels]."""
         return padded_logits(self._model, tokens, self._input_names, self._padding).float()
+
+    def states(self, tokens: Sequence[Tokens]) -> torch.Tensor:
+        """-> last states float32 [tokens, hidden] of inputs end to end, each read by itself whatever the model is."""
+        padded = pad(tokens, self._padding)
+        encoder = self._model.base_model
+        made = encoder(**padded.named(self._input_names, self._model.device), return_dict=True).last_hidden_state
+        states: torch.Tensor = made[padded.attention_mask.bool().to(made.device)]
+        return states.float()
 
 
 def has_fast_bf16() -> bool:

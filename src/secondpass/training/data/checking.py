@@ -41,6 +41,7 @@ class LabelRule:
         taught: whether a teacher's scores count beside the labels.
         margins: whether labels may be margins, see `Group.margins`.
         needs_negative: whether a group without a document of label 0 teaches nothing.
+        unread: whether no label is read at all.
     """
 
     kind: LabelKind
@@ -51,6 +52,7 @@ class LabelRule:
     taught: bool = False
     margins: bool = False
     needs_negative: bool = False
+    unread: bool = False
 
 
 def rule_of(loss: Loss, num_labels: int) -> LabelRule:
@@ -69,7 +71,8 @@ def rule_of(loss: Loss, num_labels: int) -> LabelRule:
     names = ("in_batch_negatives", "taught", "margins", "needs_negative")
     borrows, taught, margins, negative = (bool(getattr(loss, name, False)) for name in names)
     needs = negative and not borrows
-    return LabelRule(kind, num_labels, shortest, bool(loss.needs_contrast), borrows, taught, margins, needs)
+    unread = not getattr(loss, "reads_labels", True)
+    return LabelRule(kind, num_labels, shortest, bool(loss.needs_contrast), borrows, taught, margins, needs, unread)
 
 
 def sound(group: object, rule: LabelRule, name: str) -> Group:
@@ -196,7 +199,7 @@ def checked_groups(
     for line in told if tell else ():
         logger.warning("%s", line)
     counts = counted(kept, rule.kind, {reason: len(names) for reason, names in dropped.items()}, repeated)
-    if not (rule.taught and any(group.teaching is not None for group in kept)):
+    if not (rule.unread or (rule.taught and any(group.teaching is not None for group in kept))):
         _check_contrast(counts, rule)
     return CheckedGroups(tuple(kept), counts, told)
 

@@ -41,7 +41,8 @@ class Loss(Protocol):
     units of a step, so cutting a step into micro-batches, or sharing it among processes, changes nothing.
 
     A loss whose attribute `taught` is True is called with a fourth argument, the `Teachings` of the micro-batch. Where
-    `needs_negative` is True a group without a document of label 0 teaches nothing.
+    `needs_negative` is True a group without a document of label 0 teaches nothing; where `reads_labels` is False labels
+    may all be equal.
 
     Attributes:
         labels: which labels it can read.

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch.nn import functional as F
 
 from secondpass.errors import InvalidInput
+from secondpass.forwards.late import texts_of
+from secondpass.forwards.learning.attention import DropoutSource
+from secondpass.forwards.learning.packed import TrainingForward, training_forward
 from secondpass.text import finite_number, positive_number
+from secondpass.tokens import Tokens
 from secondpass.training.losses.loss import Loss, Tensor, cleaned
+from secondpass.training.weights.optimisation import fingerprint_of_weights
+
+if TYPE_CHECKING:
+    from secondpass.reranker import Reranker
 
 
 @dataclass(frozen=True)
@@ -116,3 +127,108 @@ class MSE(Loss):
         """One unit per document."""
         logits, labels = cleaned(logits, labels, mask)
         return (logits[mask] - labels[mask]).square()
+
+
+# ---- A document by its states, not by a score: what a teacher knows of every token.
+@dataclass(frozen=True, eq=False, repr=False)
+class StateDistillation(Loss):
+    """How far a student's last states are from its teacher's, by angle; labels are not read.
+
+    A pair's distance is the mean of 1 - cosine over its tokens, and of 1 - cosine of the means of its texts: of both
+    together, of each alone for a model of late interaction. From 0 to 4. Such a cosine is a part of DistilBERT's loss
+    (Sanh et al. 2019, arXiv:1910.01108); states alone, before a task is learnt, are the first half of TinyBERT's
+    training (Jiao et al. 2020, arXiv:1909.10351). What reads or compares states stays as it is.
+
+    For `train(loss=StateDistillation(teacher))`, on any groups: what is read counts, not who is relevant. The student
+    begins best as a part of the teacher (`drop_layers`, `narrow_layers`, `trim_vocabulary`).
+
+    Attributes:
+        teacher: a `CrossEncoder` with states as wide as the student's, all words of the student's tokenizer, and a
+            window that is no smaller; both or neither are of late interaction.
+    """
+
+    teacher: Reranker
+
+    labels = "score"
+    shortest = 1
+    reads_labels: ClassVar[bool] = False
+
+    def __repr__(self) -> str:
+        return f"StateDistillation({fingerprint_of_weights(self._model)})"
+
+    @property
+    def _model(self) -> Any:
+        return self.teacher.model
+
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """One unit per document: its distance, which stands in the place of its logit (`distances`)."""
+        distances, _ = cleaned(logits, labels, mask)
+        return distances[mask]
+
+    def distances(self, student: Any, forward: TrainingForward) -> TrainingForward:
+        """What gives a pair's distance where `forward`, the student's, gives its logit.
+
+        Raises:
+            InvalidInput: the teacher is not one for this student; the message says why.
+        """
+        model = self._model
+        if model is None:
+            raise InvalidInput("loss: the teacher is closed, load it again")
+        widths = [own.config.get_text_config().hidden_size for own in (student.model, model)]
+        if widths[0] != widths[1]:
+            raise InvalidInput(f"loss: the student's states have {widths[0]} numbers and the teacher's {widths[1]}")
+        if _is_late(student.model) != _is_late(model):
+            raise InvalidInput("loss: of student and teacher one reads query and document apart, the other together")
+        own, known = student.window, self.teacher.window
+        if own > known:
+            raise InvalidInput(f"loss: the student's window is {own} tokens, the teacher's only {known}")
+        names = self.teacher.tokenizer.model_input_names
+        read = training_forward(model, names, self.teacher.padding, DropoutSource(0))
+        return _Distances(forward, read, _ids(student.tokenizer, self.teacher.tokenizer), _is_late(model))
+
+
+def _is_late(model: Any) -> bool:
+    return getattr(getattr(model, "readout", None), "late", None) is not None
+
+
+def _ids(student: Any, teacher: Any) -> npt.NDArray[np.int32]:
+    """The teacher's id of each of the student's: int32 [the student's vocabulary]."""
+    own, known = student.get_vocab(), teacher.get_vocab()
+    missing = sorted(own.keys() - known.keys())
+    if missing:
+        raise InvalidInput(
+            f"loss: the teacher has no token {missing[0]!r}, which the student has ({len(missing)} in all)"
+        )
+    made = np.zeros(max(own.values()) + 1, np.int32)
+    made[list(own.values())] = [known[token] for token in own]
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Distances:
+    """Model inputs to the distances of their pairs, float32 [pairs, 1], in the place of logits."""
+
+    student: TrainingForward
+    teacher: TrainingForward
+    ids: npt.NDArray[np.int32]
+    late: bool
+
+    def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
+        texts, pairs = texts_of(tokens) if self.late else (list(tokens), np.arange(len(tokens))[:, None])
+        own = self.student.states(texts)
+        with torch.no_grad():
+            known = self.teacher.states([Tokens(self.ids[text.ids], text.type_ids) for text in texts]).to(own.device)
+        lengths = torch.tensor([len(text) for text in texts], device=own.device)
+        number = torch.repeat_interleave(torch.arange(len(texts), device=own.device), lengths)
+
+        def sums(rows: torch.Tensor) -> torch.Tensor:
+            return rows.new_zeros(len(texts), *rows.shape[1:]).index_add(0, number, rows)
+
+        tokenwise = sums(1 - F.cosine_similarity(own, known, dim=-1))
+        means = 1 - F.cosine_similarity(sums(own), sums(known), dim=-1)
+        of = torch.from_numpy(pairs).to(own.device)
+        return (tokenwise[of].sum(1) / lengths[of].sum(1) + means[of].mean(1))[:, None]
+
+    def states(self, tokens: Sequence[Tokens]) -> torch.Tensor:
+        """The student's."""
+        return self.student.states(tokens)
