@@ -142,4 +142,4 @@ def test_what_cannot_be_compared(tmp_path):
         distances(CrossEncoder(str(make_folder(tmp_path / "c", "bert", hidden_size=384))), pocket())
     fewer.close()
     with pytest.raises(InvalidInput, match="the teacher is closed"):
-        distances(teacher, fewer)
+        train(teacher, GROUPS, SETTINGS, loss=StateDistillation(fewer))

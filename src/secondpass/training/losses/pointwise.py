@@ -158,6 +158,8 @@ class StateDistillation(Loss):
 
     @property
     def _model(self) -> Any:
+        if self.teacher.model is None:
+            raise InvalidInput("loss: the teacher is closed, load it again")
         return self.teacher.model
 
     def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -172,8 +174,8 @@ class StateDistillation(Loss):
             InvalidInput: the teacher is not one for this student; the message says why.
         """
         model = self._model
-        if model is None:
-            raise InvalidInput("loss: the teacher is closed, load it again")
+        if any(getattr(own.config, "is_encoder_decoder", False) for own in (student.model, model)):
+            raise InvalidInput("loss: states of a model with a decoder of its own are not compared")
         widths = [own.config.get_text_config().hidden_size for own in (student.model, model)]
         if widths[0] != widths[1]:
             raise InvalidInput(f"loss: the student's states have {widths[0]} numbers and the teacher's {widths[1]}")
