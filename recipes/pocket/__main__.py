@@ -29,6 +29,7 @@ DataOption = Annotated[Path, typer.Option(help="Folder of BEIR collections.")]
 WorkOption = Annotated[Path, typer.Option(help="Vectors, groups, checkpoints and scores; kept between calls.")]
 ModelsOption = Annotated[str, typer.Option(help="Names or folders, comma-separated.")]
 TeachersOption = Annotated[str, typer.Option(help="Names, comma-separated; none for models alone.")]
+WindowOption = Annotated[int | None, typer.Option(help="Tokens read of a pair; all that the model can by default.")]
 MODELS = ",".join(PACKAGED)
 TAUGHT_BY = ",".join(TEACHER_WEIGHTS)
 
@@ -57,9 +58,10 @@ def compare_command(
     models: ModelsOption = MODELS,
     teachers: TeachersOption = TAUGHT_BY,
     limit: Annotated[int, typer.Option(help="At most so many queries a collection.")] = judged.DEVELOPMENT_QUERIES,
+    window: WindowOption = None,
 ) -> None:
     """The development collections: BM25, each teacher, their sum, and models, with paired intervals."""
-    _show(_rankers(judged.development(data, limit), models, teachers, work), models)
+    _show(_rankers(judged.development(data, limit), models, teachers, work, window), models)
 
 
 @app.command(name="evaluate")
@@ -72,9 +74,7 @@ def evaluate_command(
     limit: Annotated[
         int | None, typer.Option(help="At most so many queries a set, evenly spaced; by default as in the model card.")
     ] = None,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens read of a pair; all that the model can by default.")
-    ] = None,
+    window: WindowOption = None,
 ) -> None:
     """The same of the test sets, which are measured once, at the end; goes on where a stopped call was."""
     _show(_rankers(judged.tests(data, tuple(sets.split(",")), limit), models, teachers, work, window), models)
