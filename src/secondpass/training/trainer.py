@@ -168,7 +168,7 @@ def train(
     encoder_labels = encoder.config.num_labels
     judge = make_loss(settings.loss, settings.loss_options) if loss is None else loss
     checked = checked_groups(groups, judge, num_labels=encoder_labels, join=join)
-    if judge.labels != "class" and encoder_labels != 1 and not isinstance(judge, StateDistillation):
+    if judge.labels != "class" and encoder_labels != 1 and getattr(judge, "reads_labels", True):
         raise InvalidInput(f"loss {settings.loss!r} needs a model with one label, this one has {encoder_labels}")
     if isinstance(judge, BinaryCrossEntropy) and judge.pos_weight == "balanced":
         counts = checked.counts

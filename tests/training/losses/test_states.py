@@ -20,10 +20,9 @@ from secondpass.training import (
     train,
     trim_vocabulary,
 )
+from tests.forwards.learning.test_packed import DOCUMENTS, QUERIES
 from tests.tiny_models import make_folder
 
-QUERIES = ["what is new", "how to reset the password", "sun"]
-DOCUMENTS = ["the river in the city", "a book", "cat and dog sat on a mat in the garden where water is red"]
 GROUPS = [Group(query, tuple(DOCUMENTS), (0.0, 0.0, 0.0)) for query in QUERIES]
 SETTINGS = TrainingSettings(max_steps=30, learning_rate=1e-3, tokens_per_step=64, precision="fp32")
 

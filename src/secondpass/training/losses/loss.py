@@ -42,7 +42,7 @@ class Loss(Protocol):
 
     A loss whose attribute `taught` is True is called with a fourth argument, the `Teachings` of the micro-batch. Where
     `needs_negative` is True a group without a document of label 0 teaches nothing; where `reads_labels` is False labels
-    may all be equal.
+    may all be equal, and the model may have several.
 
     Attributes:
         labels: which labels it can read.

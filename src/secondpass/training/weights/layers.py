@@ -220,7 +220,7 @@ def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
     remaining = nn.ModuleList(layers[number] for number in kept)
     setattr(owner, name, remaining)
     try:
-        _check_loads(model, config, f"keep={list(kept)}")
+        _check_loads(model, config, kept)
     except InvalidInput:
         setattr(owner, name, layers)
         raise
@@ -335,7 +335,7 @@ def _smaller(config: Any, kept: tuple[int, ...], count: int) -> Any:
     return made
 
 
-def _check_loads(model: nn.Module, config: Any, change: str) -> None:
+def _check_loads(model: nn.Module, config: Any, kept: tuple[int, ...]) -> None:
     """Make sure that a model made from the configuration has weights of the same names and shapes."""
     model = body_of(model)
     with torch.device("meta"):
@@ -345,7 +345,7 @@ def _check_loads(model: nn.Module, config: Any, change: str) -> None:
     wrong = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if wrong:
         name = type(model).__name__
-        raise InvalidInput(f"{change}: {name} with these layers would not load again ({wrong[0]} differs)")
+        raise InvalidInput(f"keep={list(kept)}: {name} with these layers would not load again ({wrong[0]} differs)")
 
 
 def parameter_groups(
