@@ -315,9 +315,8 @@ STEP_ACTIVATIONS: dict[type[nn.Module], StepActivation] = {
 
 def readout_of(model: Any) -> Readout:
     """A model's chain as its family computes it; raises `NotDescribed` where that has more than a family knows."""
-    chain = model.readout
-    if isinstance(chain, ModuleChain) and chain.late is not None:
-        own = chain.late
+    chain, own = model.readout, late_of(model)
+    if own is not None:
         return Readout(
             "tokens", (), described.LateComparison(own.importance.detach(), own.scales.detach(), own.sharpness)
         )
@@ -372,6 +371,12 @@ def reads_vocabulary(model: Any) -> bool:
     return isinstance(model, ReadoutModel) and isinstance(model.readout, VocabularyRows)
 
 
+def late_of(model: Any) -> LateInteraction | None:
+    """What compares query and document of a model that reads them apart; None for any other model."""
+    readout = getattr(model, "readout", None)
+    return readout.late if isinstance(readout, ModuleChain) else None
+
+
 class ReadoutModel(nn.Module):
     """A body and its readout, which together are what a sequence classifier of transformers is; all else is the body's.
 
@@ -422,7 +427,7 @@ class ReadoutModel(nn.Module):
             given["token_type_ids"] = token_type_ids
         if "use_cache" in self._takes:
             given["use_cache"] = False
-        if isinstance(self.readout, ModuleChain) and self.readout.late is not None:
+        if late_of(self) is not None:
             logits = self._read_apart(given, mask, token_type_ids)
         elif isinstance(self.readout, ModuleChain):
             logits = self.readout(self.body(**given).last_hidden_state, mask)

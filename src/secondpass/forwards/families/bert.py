@@ -177,9 +177,9 @@ def _bert_trainable(model: Any) -> TrainableModules:
 
 
 def _body_trainable(model: Any, first_position: int = 0) -> TrainableModules | None:
-    from secondpass.forwards.readout import first_row_head
+    from secondpass.forwards.readout import first_row_head, late_of
 
-    head, late = first_row_head(model), model.readout.late if hasattr(model.readout, "late") else None
+    head, late = first_row_head(model), late_of(model)
     if late is not None:
         return replace(_trainable(model, model.readout, first_position), late=late)
     return None if head is None else _trainable(model, head, first_position)

@@ -15,6 +15,7 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.late import texts_of
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.packed import TrainingForward, training_forward
+from secondpass.forwards.readout import late_of
 from secondpass.text import finite_number, positive_number
 from secondpass.tokens import Tokens
 from secondpass.training.losses.loss import Loss, Tensor, cleaned
@@ -179,18 +180,15 @@ class StateDistillation(Loss):
         widths = [own.config.get_text_config().hidden_size for own in (student.model, model)]
         if widths[0] != widths[1]:
             raise InvalidInput(f"loss: the student's states have {widths[0]} numbers and the teacher's {widths[1]}")
-        if _is_late(student.model) != _is_late(model):
+        late = late_of(model) is not None
+        if (late_of(student.model) is not None) != late:
             raise InvalidInput("loss: of student and teacher one reads query and document apart, the other together")
         own, known = student.window, self.teacher.window
         if own > known:
             raise InvalidInput(f"loss: the student's window is {own} tokens, the teacher's only {known}")
         names = self.teacher.tokenizer.model_input_names
         read = training_forward(model, names, self.teacher.padding, DropoutSource(0))
-        return _Distances(forward, read, _ids(student.tokenizer, self.teacher.tokenizer), _is_late(model))
-
-
-def _is_late(model: Any) -> bool:
-    return getattr(getattr(model, "readout", None), "late", None) is not None
+        return _Distances(forward, read, _ids(student.tokenizer, self.teacher.tokenizer), late)
 
 
 def _ids(student: Any, teacher: Any) -> npt.NDArray[np.int32]:
