@@ -6,6 +6,10 @@ import math
 import random
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -89,6 +93,28 @@ def test_equals_ir_measures_on_random_runs() -> None:
         assert report.values[str(found.measure)][found.query_id] == pytest.approx(found.value, abs=1e-9)
     for measure, mean in library.calc_aggregate(measures, grades, scores).items():
         assert report.means[str(measure)] == pytest.approx(mean, abs=1e-9)
+
+
+def test_one_thread_at_a_time_is_in_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once have ended the process; values are those of serial calls."""
+    library = ir_measures()
+    computed, inside, most = library.iter_calc, 0, 0
+
+    def counted(*given: Any) -> Iterator[Any]:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.01)
+        yield from computed(*given)
+        inside -= 1
+
+    monkeypatch.setattr(library, "iter_calc", counted)
+    qrels = Qrels({"q": {"a": 1, "b": 2}})
+    runs = [Run.from_scores("own", {"q": {"a": float(number % 2), "b": 0.5}}) for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda run: evaluate(qrels, run, ["nDCG@10", "ERR@20", "AP"]).means, runs))
+    assert most == 1
+    assert together == [evaluate(qrels, run, ["nDCG@10", "ERR@20", "AP"]).means for run in runs]
 
 
 def test_err_takes_ids_of_any_form() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from secondpass.display import html_table
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 ir_measures = partial(optional, "ir_measures", "ir_measures", "eval")
 scikit_metrics = partial(optional, "sklearn.metrics", "scikit-learn", "eval")
 scipy_stats = partial(optional, "scipy.stats", "scipy", "eval")
+# trec_eval's measures share memory of the process. pytrec_eval holds Python's lock while it computes, but dictionaries
+# that it makes may begin a collection of garbage, whose finalizers give that lock away: a second evaluation in the
+# midst of one reads what it has freed, and the process ends.
+_PROVIDERS = Lock()
 
 
 # What parameters may be, ends included: some of what lies outside ends the process in trec_eval, is another measure
@@ -203,7 +208,9 @@ class _Lists:
             self._refuse_endless(group)
         # Every query has its place from the start, with what ir_measures gives for an empty ranking.
         values = {name: dict.fromkeys(self._queries, fill) for name in group}
-        for found in ir_measures().iter_calc(list(group.values()), judged, ranked):
+        with _PROVIDERS:
+            made = list(ir_measures().iter_calc(list(group.values()), judged, ranked))
+        for found in made:
             values[names[found.measure]][self._numbers[found.query_id]] = float(found.value)
         return values
 
