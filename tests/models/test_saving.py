@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForSequenceClassification
+from transformers import AutoConfig, Qwen2Config, Qwen2ForSequenceClassification
 
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput, MissingExtra, ModelLoadError
@@ -34,6 +34,7 @@ from secondpass.lazy import optional
 from secondpass.models import saving
 from secondpass.models.building import compressed, expanded, save_compact
 from secondpass.models.card import MARK, Measured, ModelCardData
+from secondpass.models.config import write_older_rotary
 from secondpass.models.folders import STALE_SECONDS, UNFINISHED
 from secondpass.models.loading import Loaded, LoadRequest, load
 from secondpass.models.saving import save
@@ -341,6 +342,47 @@ def test_older_readers_know_the_tokenizer_class(loaded: Loaded, tmp_path: Path) 
         (_saved(load(LoadRequest(str(tmp_path))), tmp_path / "again") / "tokenizer_config.json").read_text()
     )
     assert again.keys().isdisjoint(private)
+
+
+DEFAULT = {"rope_type": "default"}
+SCALED = {"rope_type": "linear", "factor": 8.0}
+ROTARY: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "modernbert",
+        {"full_attention": DEFAULT | {"rope_theta": 5e3}, "sliding_attention": DEFAULT | {"rope_theta": 300.0}},
+        {"global_rope_theta": 5e3, "local_rope_theta": 300.0},
+    ),
+    (
+        "gemma3_text",
+        {"full_attention": SCALED | {"rope_theta": 7e5}, "sliding_attention": DEFAULT | {"rope_theta": 200.0}},
+        {"rope_theta": 7e5, "rope_local_base_freq": 200.0, "rope_scaling": SCALED},
+    ),
+    ("qwen3", DEFAULT | {"rope_theta": 1e6}, {"rope_theta": 1e6}),
+    ("llama", SCALED | {"rope_theta": 6e5}, {"rope_theta": 6e5, "rope_scaling": SCALED}),
+    ("bert", {}, {}),
+]
+
+
+@pytest.mark.parametrize(("family", "rotary", "older"), ROTARY, ids=[family for family, *_ in ROTARY])
+def test_older_readers_find_the_rotary_settings(
+    family: str, rotary: dict[str, Any], older: dict[str, Any], tmp_path: Path
+) -> None:
+    """Under the names that transformers 4 knows; without them it takes defaults. transformers 5 reads what it wrote."""
+    config = AutoConfig.for_model(family, **({"rope_parameters": rotary} if rotary else {}))
+    config.save_pretrained(tmp_path)
+    write_older_rotary(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    names = ("rope_theta", "rope_local_base_freq", "global_rope_theta", "local_rope_theta", "rope_scaling")
+    assert {name: written[name] for name in names if name in written} == older
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert getattr(again, "rope_parameters", None) == getattr(config, "rope_parameters", None)
+
+
+def test_a_saved_model_has_the_older_rotary_names(tiny_model_folder: Callable[..., str], tmp_path: Path) -> None:
+    """By its save, whatever wrote the folder that it came from."""
+    CrossEncoder(tiny_model_folder("modernbert"), device="cpu").save(str(tmp_path / "saved"))
+    written = json.loads((tmp_path / "saved" / "config.json").read_text(encoding="utf-8"))
+    assert written["local_rope_theta"] == written["rope_parameters"]["sliding_attention"]["rope_theta"]
 
 
 def test_a_failed_save_keeps_the_model_before(loaded: Loaded, tmp_path: Path) -> None:

@@ -251,6 +251,33 @@ def write_activation(
     write_json(folder / NEWEST_FILE, newest)
 
 
+# ---- Rotary positions by the names that they had before transformers 5.
+#
+# Since then they stand in `rope_parameters`. transformers 4, and what is built on it, knows no such key and takes the
+# family's defaults without a word: other scores. Both are written; transformers 5 reads the newer one.
+OLDER_BASES = {
+    "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
+    "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
+}
+
+
+def write_older_rotary(folder: Path) -> None:
+    """Add the older names to the config.json of a folder, where they can say what the newer one does."""
+    path = folder / "config.json"
+    settings = read_json(path)
+    given = settings.get("rope_parameters") or {}
+    names = OLDER_BASES.get(settings.get("model_type", ""), {})
+    kinds = {name: given[kind] for kind, name in names.items() if isinstance(given.get(kind), dict)}
+    own = kinds or ({"rope_theta": given} if "rope_theta" in given else {})
+    older: dict[str, Any] = {name: parameters["rope_theta"] for name, parameters in own.items()}
+    # one kind alone could be scaled
+    scaling = {key: value for key, value in own.get("rope_theta", {}).items() if key != "rope_theta"}
+    if scaling.get("rope_type", "default") != "default":
+        older["rope_scaling"] = scaling
+    if older:
+        write_json(path, settings | older)
+
+
 def read_if_present(path: Path) -> dict[str, Any]:
     """What `read_json` returns, nothing where there is no file."""
     return read_json(path) if path.is_file() else {}

@@ -36,7 +36,14 @@ from secondpass.lazy import optional
 from secondpass.models.building import save_compact
 from secondpass.models.card import README, write_card
 from secondpass.models.chains import write_modules
-from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
+from secondpass.models.config import (
+    LISTED,
+    TRANSFORMER_FILE,
+    read_json,
+    write_activation,
+    write_json,
+    write_older_rotary,
+)
 from secondpass.models.folders import put_in_place, unfinished_folder
 from secondpass.models.identity import put_calibration
 from secondpass.models.limits import token_limit
@@ -121,6 +128,7 @@ def save(
                     save_compact(unfinished, body_of(model).state_dict())
                 tokenizer.save_pretrained(unfinished)
             _tidy_tokenizer(unfinished, _limit(max_length, input_limit, tokenizer, model))
+            write_older_rotary(unfinished)
             own = {} if template is None else {"template": stored(template)}
             write_activation(unfinished, stored_name(activation), prompts, default_prompt, own)
             chat = template is not None and _write_chat(unfinished, template, tokenizer)
