@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.inference.loads import source
+from secondpass.models.config import write_older_rotary
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 # layers, width, heads, inner width: TinyBERT-L2, MiniLM-L6, MiniLM-L12, BERT base
@@ -88,6 +89,11 @@ def write_model(name: str, folder: Path) -> None:
         _write_decoder(RERANKERS[name], folder)
     else:
         raise ValueError(f"{name} is none of {', '.join(MODELS)}")
+    # names that the backends' older transformers reads too
+    config = folder / "tokenizer_config.json"
+    written = config.read_text(encoding="utf-8")
+    config.write_text(written.replace("TokenizersBackend", "PreTrainedTokenizerFast"), encoding="utf-8")
+    write_older_rotary(folder)
 
 
 def _minilm() -> Path:
