@@ -113,7 +113,7 @@ class Side:
 @app.command()
 def compare(
     revision: Annotated[str, typer.Argument(help="The earlier revision.")],
-    precision: Annotated[str, typer.Option(help="fp32, bf16, int8 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, int16, int8 or auto.")] = "fp32",
     turns: Annotated[int, typer.Option(min=3, help="How often both sides take their turn.")] = 15,
 ) -> None:
     """Print medians of both sides and of the ratios before / now: above 1 is faster now."""

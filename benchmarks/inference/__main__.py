@@ -66,6 +66,10 @@ def compare(
     long_rounds: Annotated[int, typer.Option(min=0, help="Queries with long documents.")] = 3,
     long_documents: Annotated[int, typer.Option(min=1, help="Long documents of a query.")] = 25,
     mixed_rounds: Annotated[int, typer.Option(min=0, help="Queries with documents of all lengths.")] = 0,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="A precision that nobody shall compute in: bf16, where a processor has no product of it."),
+    ] = None,
     fallback: Annotated[bool, typer.Option(help="secondpass without its compiled kernel too.")] = True,
     haystack: Annotated[bool, typer.Option(help="Haystack's rankers too.")] = True,
     fresh: Annotated[int, typer.Option(min=0, help="Processes for cold start and memory.")] = 1,
@@ -101,6 +105,7 @@ def compare(
             callers=callers,
             data=data,
             log=(output_dir or work) / "inference.log",
+            without=tuple(without or ()),
         )
         settings.log.parent.mkdir(parents=True, exist_ok=True)
         models = {name: measure(name, work, source(data), settings, say) for name in model or ["pocket"]}
@@ -146,7 +151,7 @@ def scaling(
 @app.command()
 def profile(
     model: Annotated[list[str] | None, typer.Option(help="ettin, modernbert, qwen3; may be repeated; all.")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, int8; may be repeated.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, int16, int8; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Queries.")] = 5,
     documents: Annotated[int, typer.Option(min=1, help="Passages of a query.")] = 100,
     threads: Threads = CORES,
@@ -162,7 +167,7 @@ def profile(
     before = machine.cores_given(threads)
     with tempfile.TemporaryDirectory() as folder:
         asked = profiles.Settings(
-            tuple(precision or ("fp32", "bf16", "int8")), rounds, documents, threads, Path(folder)
+            tuple(precision or ("fp32", "bf16", "int16", "int8")), rounds, documents, threads, Path(folder)
         )
         text = source(data)
         rows = [row for name in model or RERANKERS for row in profiles.profiled(name, text, asked, say)]

@@ -31,13 +31,14 @@ AS_THEY_ARE = (
     Contender("FlashRank's way, ONNX int8", "flashrank", "int8"),
     Contender("fastembed's way, ONNX fp32", "fastembed", "fp32", 64),
 )
-OURS = tuple(Contender(f"secondpass {p}", "secondpass", p) for p in ("fp32", "bf16", "int8", "auto"))
+OURS = tuple(Contender(f"secondpass {p}", "secondpass", p) for p in ("fp32", "bf16", "int16", "int8", "auto"))
 FALLBACK = tuple(Contender(f"secondpass {p}, no compiled kernel", "packed torch", p) for p in ("fp32", "bf16"))
 HAYSTACK_DEFAULT = Contender(
     "Haystack SentenceTransformersSimilarityRanker", "haystack sentence-transformers", batch=16
 )
 HAYSTACK = tuple(
-    Contender(f"Haystack SecondPassRanker {p}", "haystack secondpass", p, 16) for p in ("fp32", "bf16", "int8", "auto")
+    Contender(f"Haystack SecondPassRanker {p}", "haystack secondpass", p, 16)
+    for p in ("fp32", "bf16", "int16", "int8", "auto")
 )
 # Who takes part where a model is large: sentence-transformers' own settings, and what it compiles.
 LEAN = ("sentence-transformers fp32", "sentence-transformers bf16", "sentence-transformers OpenVINO")
@@ -50,7 +51,7 @@ STARTED = (
     *(one.name for one in TUNED if one.precision != "fp32"),
     *(one.name for one in OURS),
     HAYSTACK_DEFAULT.name,
-    HAYSTACK[3].name,
+    HAYSTACK[-1].name,
 )
 
 
@@ -71,6 +72,11 @@ class Settings:
     data: Path
     log: Path
     lean: bool = False
+    without: tuple[str, ...] = ()
+
+    def takes(self, contender: Contender) -> bool:
+        """Whether it computes in none of the precisions that are left out."""
+        return contender.precision not in self.without
 
     def for_model(self, name: str) -> Settings:
         """The same with fewer contenders and loads for the shapes of the open rerankers, which take long."""
@@ -113,7 +119,7 @@ def enter(lineup: Lineup, settings: Settings, loads: Loads, say: Say) -> Entered
     others = [*(AS_THEY_ARE if settings.device == "cpu" and not settings.lean else ()), *OURS]
     others += FALLBACK if settings.fallback and settings.device == "cpu" else ()
     others += (HAYSTACK_DEFAULT, *HAYSTACK) if settings.haystack else ()
-    for contender in [*entered[1:], *others]:
+    for contender in filter(settings.takes, [*entered[1:], *others]):
         try:
             lineup.load(contender)
         except Unavailable as error:
@@ -127,16 +133,16 @@ def enter(lineup: Lineup, settings: Settings, loads: Loads, say: Say) -> Entered
 def tuned(settings: Settings) -> tuple[Contender, ...]:
     """Their settings that get the batch size which is fastest here."""
     entered = TUNED if settings.device == "cpu" else TUNED[:2]
-    return tuple(one for one in entered if not settings.lean or one.name.startswith(LEAN))
+    return tuple(one for one in entered if settings.takes(one) and (not settings.lean or one.name.startswith(LEAN)))
 
 
 def their_best(ours: Measured, measured: Sequence[Measured]) -> tuple[str, float] | None:
-    """The fastest of the others at a precision (of all for int8 and auto), and how many times as fast this one is."""
+    """The fastest of the others at a precision (else of all), and how many times as fast this one is."""
     theirs = [
         found
         for found in measured
         if not found.contender.name.startswith(("secondpass", "Haystack"))
-        and ours.contender.precision in (found.contender.precision, "int8", "auto")
+        and ours.contender.precision in (found.contender.precision, "int16", "int8", "auto")
     ]
     ratios = {found.contender.name: ratio(found, ours) for found in theirs}
     return min(ratios.items(), key=lambda item: item[1]) if ratios else None
@@ -215,7 +221,8 @@ def measure(name: str, work: Path, text: Source, settings: Settings, say: Say) -
         found["fresh"] = start_fresh(lineup, entered.contenders, asked, settings.fresh, say)
     if settings.callers:
         asked = loads.make("passage", settings.callers, max(1, settings.documents["passage"] // 2))
-        precisions = ("fp32", "int8") if any(one.name == OURS[2].name for one in entered.contenders) else ("fp32",)
+        there = {one.precision for one in entered.contenders if one in OURS}
+        precisions = [one for one in ("fp32", "int8") if one in there]
         found["callers"] = [callers(place, precision, asked, settings.callers, 3) for precision in precisions]
     return found
 
@@ -235,7 +242,7 @@ def verdict(name: str, found: dict[str, Any], device: str) -> list[tuple[str, bo
         return []
     rows = {row["name"]: row for row in found["loads"]["passage"]["rows"]}
     bars = BARS[name] if device == "cpu" else BARS_ON_GPU
-    exact, others = rows.get(OURS[0].name), [rows[one.name] for one in OURS[1:3] if one.name in rows]
+    exact, others = rows.get(OURS[0].name), [rows[one.name] for one in OURS[1:-1] if one.name in rows]
     made: list[tuple[str, bool | None]] = []
     for row, bar in ((exact, bars[0]), (max(others, key=lambda row: row["ratio"], default=None), bars[1])):
         if row is None:

@@ -68,6 +68,17 @@ TILES = """
 # By instructions and type: how work is set up, an instruction on sum i, and its multiplications and additions.
 UNITS: dict[tuple[str, str], tuple[str, str, int]] = {
     ("avx2", "fp32"): ("REGISTERS(_mm256_set1_ps(0.5f))", "(i) sum##i = _mm256_fmadd_ps(a, a, sum##i);", 16),
+    ("avx2", "int16"): (
+        "REGISTERS(_mm256_set1_epi8(3))",
+        "(i) sum##i = _mm256_add_epi32(sum##i, _mm256_madd_epi16(sum##i, a));",
+        32,
+    ),
+    ("avx2", "int8"): (
+        "REGISTERS(_mm256_set1_epi8(3))",
+        "(i) sum##i = _mm256_add_epi32(sum##i, _mm256_madd_epi16(_mm256_set1_epi16(1), _mm256_add_epi16("
+        "_mm256_maddubs_epi16(sum##i, a), _mm256_maddubs_epi16(a, sum##i))));",
+        128,
+    ),
     ("avx_vnni", "int8"): ("REGISTERS(_mm256_set1_epi8(3))", "(i) sum##i = _mm256_dpbusd_avx_epi32(sum##i, a, a);", 64),
     ("avx512", "fp32"): ("REGISTERS(_mm512_set1_ps(0.5f))", "(i) sum##i = _mm512_fmadd_ps(a, a, sum##i);", 32),
     ("avx512_vnni", "int8"): ("REGISTERS(_mm512_set1_epi8(3))", "(i) sum##i = _mm512_dpbusd_epi32(sum##i, a, a);", 128),
@@ -154,7 +165,7 @@ def unit_limit(instructions: str, precision: str, threads: int) -> float | None:
     each, rounds = (4, 200_000) if instructions == "amx" else (12, 2_000_000)
     text = INSTRUCTION.replace("@WORK@", f"\n#define STEP{step}\n{work}\n")
     text = text.replace("@ROUNDS@", str(rounds)).replace("@OPERATIONS@", f"{each * operations}.0")
-    flags = tomllib.loads((SOURCES / "instructions.toml").read_text(encoding="utf-8"))[instructions]
+    flags = tomllib.loads((SOURCES / "instructions.toml").read_text(encoding="utf-8"))["x86_64"][instructions]
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "limit.cpp", Path(folder) / "limit"
         source.write_text(text, encoding="utf-8")

@@ -26,8 +26,12 @@ Unit = tuple[str, str]
 # unit one product of weights is.
 UNITS: dict[Unit, tuple[Unit, Unit, Unit, int]] = {
     ("avx2", "fp32"): (("avx2", "fp32"),) * 3 + (1,),
+    ("avx2", "int16"): (("avx2", "int16"),) * 3 + (1,),
+    ("avx2", "int8"): (("avx2", "int8"), ("avx2", "int16"), ("avx2", "int16"), 1),
+    ("avx_vnni", "int16"): (("avx_vnni", "int16"),) * 3 + (1,),
     ("avx_vnni", "int8"): (("avx_vnni", "int8"), ("avx_vnni", "int16"), ("avx_vnni", "int16"), 1),
     ("avx512", "fp32"): (("avx512", "fp32"),) * 3 + (1,),
+    ("avx512_vnni", "int16"): (("avx512_vnni", "int16"),) * 3 + (1,),
     ("avx512_vnni", "int8"): (("avx512_vnni", "int8"), ("avx512_vnni", "int16"), ("avx512_vnni", "int16"), 1),
     ("avx512_bf16", "bf16"): (("avx512_bf16", "bf16"),) * 3 + (1,),
     ("avx512_bf16", "int8"): (("avx512_vnni", "int8"), ("avx512_bf16", "bf16"), ("avx512_bf16", "bf16"), 1),

@@ -23,7 +23,7 @@ BUDGETS = (512, 2048, 8192, 32768)
 USUAL = 100  # documents
 FEWER = 50  # where pairs or models are large
 MANY = 1000  # from here one query is enough
-ENTERED = (DEFAULT, *OURS[:3])
+ENTERED = (DEFAULT, *OURS[:-1])
 
 
 @dataclass(frozen=True, slots=True)

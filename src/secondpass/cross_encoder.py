@@ -80,8 +80,8 @@ class CrossEncoder(Reranker):
         max_batch_tokens: tokens of one batch, padding too where the forward needs it; None takes what suits the device.
         max_documents: refuse calls with more documents than this; None has no limit.
         token: access token for private models; never logged.
-        precision: "fp32" is exact. "bf16" and "int8" (CPU) are faster and less exact. "auto" is float32, or bfloat16
-            where that is faster and the model's own scores agree with float32's; weights loaded in a half type stay so.
+        precision: "fp32" is exact. "bf16", and on CPUs "int16" and "int8", are faster and less exact. "auto" is
+            float32, or bfloat16 or "int16" where that is faster and the model's own scores agree; half types stay so.
             None takes what config.json recommends ("secondpass/pocket": "auto"), else "fp32", of half types "auto".
         template: what the model was trained to read around its texts, where its folder does not say: the name of a
             published family ("qwen3-reranker", see `models/templates`), a text with "{query}", "{document}" and perhaps

@@ -134,7 +134,7 @@ def test_the_table(run: Run, tiny_folder: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--precision", "fp64"), "--precision='fp64' is none of fp32, bf16, int8"),
+        (("--precision", "fp64"), "--precision='fp64' is none of fp32, bf16, int16, int8"),
         (("--threads", "9999"), "--threads 9999: this process may use"),
         (("--json", "no/such/folder/x.json"), "there is no folder"),
         (("--json", "."), ".: is a folder, not a file"),

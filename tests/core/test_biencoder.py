@@ -87,7 +87,7 @@ def test_refuses_what_is_no_text(encoder_folder):
         encode(["a cat", None])  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", "int16", "int8"])
 def test_less_precision_gives_near_vectors(precision):
     """By the kernel, as a cross-encoder's scores."""
     texts = ["how to reset a password", "The capital of France is Paris. " * 20]

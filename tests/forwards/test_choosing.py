@@ -18,6 +18,7 @@ import torch
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.forwards import choosing, kernel
+from secondpass.forwards.choosing import Settled
 from secondpass.forwards.contract import Computation, Compute, Logits, Padding
 from secondpass.forwards.description import mapped
 from secondpass.forwards.families import describe
@@ -188,22 +189,33 @@ class _Kernel:
         return made + self._error * (made.max() - made.min())
 
 
+GOOD, WRONG, NONE, SLOW = (0.005, 0.0), (0.02, 0.0), (float("nan"), 0.0), (0.005, 0.3)
+
+
 @pytest.mark.parametrize(
-    ("error", "seconds", "settled"),
+    ("halves", "words", "settled"),
     [
-        (0.005, 0.0, "bfloat16"),
-        (0.02, 0.0, "float32"),
-        (float("nan"), 0.0, "float32"),
-        (0.005, 0.3, "float32"),
+        (GOOD, GOOD, "bfloat16"),
+        (WRONG, GOOD, "int16"),
+        (NONE, GOOD, "int16"),
+        (SLOW, GOOD, "int16"),
+        (WRONG, None, "float32"),
+        (NONE, WRONG, "float32"),
+        (SLOW, SLOW, "float32"),
     ],
 )
-def test_auto_takes_bfloat16_only_where_it_is_faster_and_agrees(
-    monkeypatch: pytest.MonkeyPatch, error: float, seconds: float, settled: str
+def test_auto_takes_what_is_rounded_only_where_it_is_faster_and_agrees(
+    monkeypatch: pytest.MonkeyPatch, halves: tuple[float, float], words: tuple[float, float] | None, settled: str
 ) -> None:
-    """The model's own scores decide; float32 otherwise."""
+    """The model's own scores decide, of bfloat16 before words of 16 bits; float32 otherwise."""
     model = model_of("bert", hidden_size=128)
-    speeds = {"bf16": (error, seconds), "fp32": (0.0, 0.1)}
-    monkeypatch.setattr(kernel, "kernel_forward", lambda _, precision: _Kernel(describe(model), *speeds[precision]))
+    speeds = {"bf16": halves, "fp32": (0.0, 0.1)} | ({} if words is None else {"int16": words})
+
+    def kernel_forward(_: Any, precision: Settled) -> Compute | str:
+        told = speeds.get(precision)
+        return "none for this processor" if told is None else _Kernel(describe(model), *told)
+
+    monkeypatch.setattr(kernel, "kernel_forward", kernel_forward)
     inputs = inputs_of((9, 20, 30), model)
     forward = _forward(model, "auto", inputs)
     assert forward.ready().dtype == settled
@@ -260,7 +272,8 @@ def test_auto_is_exact_without_samples_and_for_small_models() -> None:
     assert choosing._SAVES == {}
 
 
-def test_int8_without_the_kernel_is_refused_and_says_what_is_missing() -> None:
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+def test_whole_numbers_without_the_kernel_are_refused_and_it_is_said_what_is_missing(precision: Settled) -> None:
     """At once, not at the first call."""
     missing = {
         "bert": "BertForSequenceClassification: the kernel was not compiled;",
@@ -268,12 +281,12 @@ def test_int8_without_the_kernel_is_refused_and_says_what_is_missing() -> None:
         "deberta-v2": "DebertaV2ForSequenceClassification: the kernel has no relative positions;",
     }
     for family, reason in missing.items():
-        with pytest.raises(InvalidInput, match=f"precision='int8' for {reason}"):
-            _forward(model_of(family), "int8")
+        with pytest.raises(InvalidInput, match=f"precision='{precision}' for {reason}"):
+            _forward(model_of(family), precision)
     changed = model_of("bert")
     changed.classifier.register_forward_hook(lambda *given: None)
     with pytest.raises(InvalidInput, match="the kernel does not know it, or it was changed"):
-        _forward(changed, "int8")
+        _forward(changed, precision)
 
 
 def test_a_model_elsewhere_is_not_for_the_kernel() -> None:
@@ -332,12 +345,12 @@ def test_real_weights_equal_transformers_and_agree_in_bfloat16(pocket: CrossEnco
 
 
 def test_the_fastest_is_torch_where_there_is_no_kernel() -> None:
-    """But for int8, which torch alone does not have."""
+    """But for whole numbers, which torch alone does not have."""
     found = described(model_of("bert"))
     assert found is not None
     assert isinstance(found.fastest("fp32"), PackedEncoder)
     assert isinstance(found.fastest("bf16"), PackedEncoder)
-    assert found.fastest("int8") is None
+    assert found.fastest("int16") is found.fastest("int8") is None
 
 
 class _Half:

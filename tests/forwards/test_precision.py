@@ -30,7 +30,7 @@ def test_known_names_are_taken(known: str) -> None:
 @pytest.mark.parametrize("wrong", ["", "BF16", "fp16", None, 32, torch.bfloat16, ["bf16"]])
 def test_other_values_are_refused(wrong: Any) -> None:
     """The message names the argument and what it may be."""
-    with pytest.raises(InvalidInput, match=r"precision=.* is none of auto, fp32, bf16, int8"):
+    with pytest.raises(InvalidInput, match=r"precision=.* is none of auto, fp32, bf16, int16, int8"):
         checked_precision(wrong)
 
 

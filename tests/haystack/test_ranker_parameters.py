@@ -197,7 +197,7 @@ def test_a_nested_object_in_place_of_a_value_is_refused(name: str, monkeypatch: 
         ({"trust_remote_code": "yes"}, "trust_remote_code is str, not bool"),
         ({"backend": "onnx"}, "backend='onnx' is none of torch"),
         ({"truncation": "right"}, "truncation='right' is none of"),
-        ({"precision": "fp16"}, "precision='fp16' is none of auto, fp32, bf16, int8"),
+        ({"precision": "fp16"}, "precision='fp16' is none of auto, fp32, bf16, int16, int8"),
         ({"precision": 16}, "precision=16 is none of"),
         ({"relevance": "best"}, "relevance='best' is neither 'expected' nor the index of a label"),
         ({"relevance": True}, "relevance=True is neither"),

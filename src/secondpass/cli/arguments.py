@@ -254,7 +254,9 @@ MaxLength = Annotated[int | None, typer.Option(min=1, help=MAX_LENGTH_HELP)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pairs scored together at most.")]
 DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1, mps; several: cpu,cpu. By default the best there is."
 Device = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
-PRECISION_HELP = "How exactly to compute: fp32, bf16, int8 or auto; by default what the model recommends, else fp32."
+PRECISION_HELP = (
+    "How exactly to compute: fp32, bf16, int16, int8 or auto; by default what the model recommends, else fp32."
+)
 Precision = Annotated[precisions.Precision | None, typer.Option(help=PRECISION_HELP)]
 Instruction = Annotated[
     str | None, typer.Option(help="What the model is told to look for, where its template has a place for that.")

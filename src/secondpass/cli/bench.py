@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 # It grows when a key is renamed or lost; benchmarks/results/schema.json describes it.
 FORMAT = 1
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int16", "int8")
 # Words of a passage: at least, and how many more at most. With a query that is about 120 tokens in the mean.
 SHORTEST, SPREAD = 50, 70
 # Threads of one library spin for a moment after a call; the next contender shall not pay for that.
@@ -220,7 +220,7 @@ def bench(
     passages: Annotated[int, typer.Option(min=1, max=1000, help="Passages of a query.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the texts.")] = 0,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, bf16 or int8; may be repeated. All by default.")
+        list[str] | None, typer.Option(help="fp32, bf16, int16 or int8; may be repeated. All by default.")
     ] = None,
     batch_size: arguments.BatchSize = 32,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each contender; all usable cores by default.")] = None,

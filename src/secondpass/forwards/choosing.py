@@ -24,10 +24,14 @@ from secondpass.forwards.precision import Precision, agrees
 from secondpass.lazy import lacking_torch
 from secondpass.tokens import Tokens
 
-Settled = Literal["fp32", "bf16", "int8"]
-DTYPES: dict[Settled, str] = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+Settled = Literal["fp32", "bf16", "int16", "int8"]
+DTYPES: dict[Settled, str] = {"fp32": "float32", "bf16": "bfloat16", "int16": "int16", "int8": "int8"}
 
-# bfloat16 must save this share of the time before "auto" looks at its scores: less could be chance.
+# Whole numbers, which the kernel alone multiplies.
+WHOLE: tuple[Settled, ...] = ("int16", "int8")
+# What "auto" may take in place of float32: the first that is there, is faster and agrees.
+ROUNDED: tuple[Settled, ...] = ("bf16", "int16")
+# It must save this share of the time before "auto" looks at its scores: less could be chance.
 SAVING = 0.05
 # Samples that are timed, and how often.
 FEW = 4
@@ -37,29 +41,37 @@ TURNS = 4
 ALONE = 0.03
 # Below this width nothing is won, and what is measured is noise.
 SMALLEST_HIDDEN = 128
-# Whether bfloat16 saves that, and whether nobody disturbed: measured once a process, so that one model is computed in
-# one way.
-_SAVES: dict[tuple[str, str, int], tuple[bool, bool]] = {}
+# Whether a precision saves that, and whether nobody disturbed: measured once a process, so that one model is computed
+# in one way.
+_SAVES: dict[tuple[str, str, str, int], tuple[bool, bool]] = {}
 
 Ways = Callable[[Settled], Compute | str | None]
 """What computes a model in a precision; None or a sentence that says why nothing does."""
 
 
 def settled(ways: Ways, device: str, hidden: int, samples: Sequence[Tokens]) -> tuple[Settled, bool]:
-    """What "auto" means for a model: "fp32", or "bf16" where that is faster and agrees on `samples`.
+    """What "auto" means for a model: the first of `ROUNDED` that is faster and agrees on `samples`, else "fp32".
 
     And whether that will be so the next time: not for sure where others computed while the times were taken.
     """
     if not samples or device not in ("cpu", "cuda") or hidden < SMALLEST_HIDDEN:
         return "fp32", True
-    exact, rounded = ways("fp32"), ways("bf16")
-    if exact is None or rounded is None or isinstance(exact, str) or isinstance(rounded, str):
+    exact = ways("fp32")
+    if exact is None or isinstance(exact, str):
         return "fp32", True
-    place = (device, type(rounded).__name__, hidden)
-    if place not in _SAVES:
-        _SAVES[place] = _saves(rounded, exact, samples)
-    saves, alone = _SAVES[place]
-    return "bf16" if saves and agrees(rounded(samples), exact(samples)) else "fp32", alone
+    always = True
+    for precision in ROUNDED:
+        rounded = ways(precision)
+        if rounded is None or isinstance(rounded, str):
+            continue
+        place = (device, type(rounded).__name__, precision, hidden)
+        if place not in _SAVES:
+            _SAVES[place] = _saves(rounded, exact, samples)
+        saves, alone = _SAVES[place]
+        always = always and alone
+        if saves and agrees(rounded(samples), exact(samples)):
+            return precision, always
+    return "fp32", always
 
 
 def _saves(rounded: Compute, exact: Compute, samples: Sequence[Tokens]) -> tuple[bool, bool]:
@@ -162,10 +174,11 @@ def stored_forward(
 
 def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable[[], Sequence[Tokens]]) -> Settled:
     """What "auto" means here, by what was found at an earlier start where that is known."""
-    rounded, exact = native.find("bf16"), native.find("fp32")
-    if isinstance(rounded, str) or isinstance(exact, str):
+    exact, *rounded = (native.find(precision) for precision in ("fp32", *ROUNDED))
+    there = [routine.instructions for routine in rounded if not isinstance(routine, str)]
+    if isinstance(exact, str) or not there:
         return "fp32"
-    place = f"{rounded.instructions} or {exact.instructions} on {native.thread_count()} threads"
+    place = f"{' or '.join([*there, exact.instructions])} on {native.thread_count()} threads"
     # another kernel is faster in another way
     key = (
         None
@@ -173,8 +186,8 @@ def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable
         else f"precision auto, found alone, of {identity} by {digest_of([native.LIBRARY])}: {place}"
     )
     known = None if key is None else remembered(key)
-    choice: Settled = "bf16" if known == "bf16" else "fp32"
-    if known != choice:
+    choice = next((precision for precision in ("fp32", *ROUNDED) if precision == known), None)
+    if choice is None:
         choice, lasting = settled(ways, "cpu", hidden, samples())
         if key is not None and lasting:
             remember(key, choice)

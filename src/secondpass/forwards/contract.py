@@ -192,7 +192,7 @@ class Computation:
 
     Attributes:
         device: where the logits are computed, as torch names it: "cpu", "cuda:0".
-        dtype: of the large matrix products: "float32", "bfloat16", "int8".
+        dtype: of the large matrix products: "float32", "bfloat16", "int16", "int8".
         pads: a batch is computed as a padded rectangle; otherwise only real tokens cost.
         logits: of a batch.
         full_precision: the same in float32, for a batch that overflows in less; None where `logits` is as exact.

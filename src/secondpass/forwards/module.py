@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.choosing import DTYPES, Settled, apart, settled, told_of
+from secondpass.forwards.choosing import DTYPES, WHOLE, Settled, apart, settled, told_of
 from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Padding
 from secondpass.forwards.description import is_plain, mapped
 from secondpass.forwards.families import describe, family_of
@@ -124,12 +124,12 @@ class Described:
         return made if isinstance(made, str) else whole(made, encoder)
 
     def fastest(self, precision: Settled) -> Compute | None:
-        """The fastest way there is, or None: int8 without the kernel."""
+        """The fastest way there is, or None: whole numbers without the kernel."""
         compute = self.by_kernel(precision)
         if not isinstance(compute, str):
             return compute
         dtype = getattr(torch, DTYPES[precision])
-        return None if precision == "int8" else self.family.in_torch(self.weights, dtype)
+        return None if precision in WHOLE else self.family.in_torch(self.weights, dtype)
 
 
 def described(model: Any) -> Described | None:
@@ -155,10 +155,10 @@ class ModelForward:
     """The fastest forward of a model in the precision asked for, one batch at a time.
 
     "fp32" is always exact. "auto" computes in the type of the weights if that is a half one; else in float32, or in
-    bfloat16 where that is faster and the model's own scores for `samples` agree with those of float32 (see
+    bfloat16 or "int16" where that is faster and the model's own scores for `samples` agree with those of float32 (see
     `precision.agrees`). "bf16" computes the layers in bfloat16, embeddings and head in float32; the model's own weights
-    stay as they are. "int8" needs the compiled kernel; a model that later turns into one which that cannot compute is
-    computed in float32.
+    stay as they are. "int16" and "int8" need the compiled kernel; a model that later turns into one which that cannot
+    compute is computed in float32.
 
     Attributes:
         exact: compute in float32 for now, whatever `precision` says: scores of a model in training are compared with
@@ -175,7 +175,7 @@ class ModelForward:
         known: what computes the model as it is now, where that is known; it is kept until the model changes.
 
     Raises:
-        InvalidInput: "int8" where the kernel cannot compute this model.
+        InvalidInput: "int16" or "int8" where the kernel cannot compute this model.
     """
 
     def __init__(
@@ -198,10 +198,10 @@ class ModelForward:
         self._lock = ForwardLock()
         self._choice = None if known is None else _Choice(Watch(model), False, known)
         self.exact = False
-        if precision == "int8" and self.ready().dtype != DTYPES["int8"]:
+        if precision in WHOLE and self.ready().dtype != DTYPES[precision]:
             kind, own = type(model).__name__, described(model)
-            missing = "the kernel does not know it, or it was changed" if own is None else own.by_kernel("int8")
-            raise InvalidInput(f"precision='int8' for {kind}: {missing}; choose 'auto', 'bf16' or 'fp32'")
+            missing = "the kernel does not know it, or it was changed" if own is None else own.by_kernel(precision)
+            raise InvalidInput(f"precision={precision!r} for {kind}: {missing}; choose 'auto', 'bf16' or 'fp32'")
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: what computes is made anew from the copy's model."""
@@ -215,7 +215,7 @@ class ModelForward:
         return partial(_moved, made)
 
     def ready(self) -> Computation:
-        """What computes the model as it is now; its dtype is int8 where the kernel computes with that."""
+        """What computes the model as it is now; its dtype is int16 or int8 where the kernel computes with that."""
         with self._lock:
             choice = self._choice
             if choice is None or choice.exact != self.exact or not choice.watch.unchanged():

@@ -13,8 +13,8 @@ from secondpass.text import choice
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["auto", "fp32", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "int8")
+Precision = Literal["auto", "fp32", "bf16", "int16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "int16", "int8")
 # What a config.json may recommend, as {"secondpass": {"precision": "auto"}}. int8 is not among it: a model that only
 # some machines can compute could not be loaded on the others.
 CONFIG_KEY = "secondpass"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from secondpass.activations import Activation, default_activation
 from secondpass.calibration import Calibration
 from secondpass.errors import CheckpointError, InvalidInput, SecondPassError
-from secondpass.forwards.choosing import StoredForward, has_torch, stored_forward
+from secondpass.forwards.choosing import WHOLE, StoredForward, has_torch, stored_forward
 from secondpass.forwards.contract import Computation, Forward, Padding, PortableForward, padding_of
 from secondpass.forwards.families import family_of
 from secondpass.forwards.kernel.native import own_thread_count
@@ -57,7 +57,7 @@ def stored_engine(stored: StoredModel, precision: Precision | None) -> Engine | 
     """The stages of a folder's model, or a sentence that says why torch has to compute it.
 
     Raises:
-        InvalidInput: "int8", where neither the kernel nor torch computes that.
+        InvalidInput: "int16" or "int8", where the kernel does not compute that.
     """
     engine = Engine(stored.tokenizer, _NotYet())
     types = "token_type_ids" in stored.tokenizer.model_input_names
@@ -68,8 +68,8 @@ def stored_engine(stored: StoredModel, precision: Precision | None) -> Engine | 
     if not isinstance(forward, str):
         engine.forward = forward
         return engine
-    if wanted == "int8" and not has_torch():
-        raise InvalidInput(f"precision='int8': {forward}; choose 'auto' or 'fp32'")
+    if wanted in WHOLE and not has_torch():
+        raise InvalidInput(f"precision={wanted!r}: {forward}; choose 'auto' or 'fp32'")
     return forward
 
 
@@ -274,13 +274,13 @@ class OpenModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the large matrix products now; int8 where the compiled kernel computes with that."""
+        """The type of the large matrix products now; int16 or int8 where the compiled kernel computes with that."""
         made: torch.dtype = getattr(optional("torch", "torch, which dtype is an object of,", "torch"), self.dtype_name)
         return made
 
     @property
     def dtype_name(self) -> str:
-        """The same by its name: "float32", "bfloat16", "int8"."""
+        """The same by its name: "float32", "bfloat16", "int16", "int8"."""
         return self.engine().ready().dtype
 
     @property

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +13,11 @@ from sentence_transformers import CrossEncoder
 from torch import nn
 
 import secondpass
-from benchmarks.inference import routines
+from benchmarks.inference import machine, routines
 from benchmarks.inference.loads import Asked
 from benchmarks.inference.models import RERANKERS, SPREAD, Shape, template_tokens, write_model
 from benchmarks.inference.profiles import by_part, flops, lengths_of
+from secondpass.forwards.kernel import native
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 
 
@@ -48,6 +52,8 @@ def test_an_open_reranker_has_one_score_in_both_libraries(
     """Folders are sentence-transformers' own, chat template and all; what pairs share is counted in their ids."""
     monkeypatch.setitem(RERANKERS, name, TINY[name])
     write_model(name, tmp_path / name)
+    # what older releases of transformers, which the backends need, read too
+    assert '"PreTrainedTokenizerFast"' in (tmp_path / name / "tokenizer_config.json").read_text(encoding="utf-8")
     pairs = list(zip(SAMPLE_QUERIES[:6], SAMPLE_DOCUMENTS[:6], strict=True))
     theirs = CrossEncoder(str(tmp_path / name), device="cpu").predict(pairs, activation_fn=lambda logits: logits)
     ours = secondpass.CrossEncoder(str(tmp_path / name), device="cpu", default_activation_function=nn.Identity())
@@ -117,3 +123,17 @@ def test_a_kernel_routines_time_is_split_by_function_and_measured_against_its_un
     limits["avx512_vnni", "int16"] = 200.0
     assert routines.at_the_limit(("amx", "fp32"), needed, limits) == pytest.approx(0.12 + 0.03)
     assert routines.at_the_limit(("avx512_vnni", "int8"), needed, limits) == pytest.approx(11 / 400 + 1 / 200 + 3 / 200)
+
+
+def test_every_routine_has_a_unit_whose_limit_can_be_measured() -> None:
+    """Of each instruction set that the library is compiled for; where there is a compiler, of one of this processor."""
+    tables = tomllib.loads((machine.SOURCES / "instructions.toml").read_text(encoding="utf-8"))
+    assert {instructions for instructions, _ in machine.UNITS} <= set(tables["x86_64"])
+    assert {unit for units in routines.UNITS.values() for unit in units[:3]} <= set(machine.UNITS)
+    found = [] if platform.machine() != "x86_64" else native.routines()
+    if isinstance(found, str):
+        pytest.skip(found)
+    assert {(routine.instructions, routine.precision) for routine in found} <= set(routines.UNITS)
+    if not found or shutil.which("g++") is None:
+        pytest.skip("no limit is measured without g++ on x86-64")
+    assert (machine.unit_limit("avx2", "int16", 1) or 0) > 1

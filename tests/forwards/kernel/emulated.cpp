@@ -36,10 +36,10 @@ Function* found(void* library, const char* name) {
 }
 
 void list(void* library) {
-    auto* described = found<const char*(int, int*, int*, int*, int*, int*, int*)>(library, "secondpass_described");
-    int facts[6];
+    auto* described = found<const char*(int, int*, int*, int*, int*, int*, int*, int*)>(library, "secondpass_routine");
+    int facts[7];
     for (int index = 0;; index++) {
-        const char* name = described(index, facts, facts + 1, facts + 2, facts + 3, facts + 4, facts + 5);
+        const char* name = described(index, facts, facts + 1, facts + 2, facts + 3, facts + 4, facts + 5, facts + 6);
         if (!name) return;
         printf("%s", name);
         for (int fact : facts) printf(" %d", fact);

@@ -173,9 +173,9 @@ def there(command: list[str], library: Path) -> list[Routine]:
     found = []
     for index, line in enumerate(said.splitlines()):
         name, *facts = line.split()
-        precision, panel, side_bytes, digits, words, runs_here = map(int, facts)
+        precision, panel, side_bytes, digits, words, most_byte, runs_here = map(int, facts)
         if runs_here:
-            sizes, kinds = (panel, side_bytes), (bool(digits), bool(words))
+            sizes, kinds = (panel, side_bytes), (bool(digits), bool(words), most_byte)
             found.append(Routine(None, index, name, PRECISIONS[precision], *sizes, *kinds))
     return found
 

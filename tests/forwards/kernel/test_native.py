@@ -38,7 +38,7 @@ def test_a_library_of_another_version_is_said(tmp_path: Path, monkeypatch: pytes
         pytest.skip("no compiler")
     source = """
         #include <stddef.h>
-        const char* secondpass_described(int index) { return 0; }
+        const char* secondpass_routine(int index) { return 0; }
         size_t secondpass_memory(void) { return 0; }
         void secondpass_run(void) {}
         FITS

@@ -65,7 +65,7 @@ def test_the_table_of_words_is_shared() -> None:
     assert packed(arrays(encoder), found).model.words == encoder.embeddings.words.data_ptr()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int16", "int8"])
 def test_packing_holds_no_second_copy_of_the_weights(precision: native.Precision) -> None:
     """Beside what is kept there is room for parts of one matrix, whatever the model's size; tables are shared."""
     found = native.find(precision)

@@ -1,4 +1,4 @@
-"""A compiled forward for CPUs: float32, bfloat16 and int8 in the widest instructions the processor has.
+"""A compiled forward for CPUs: float32, bfloat16, int16 and int8 in the widest instructions the processor has.
 
 Nothing is padded, and each sequence's result is its own: its logits are the same numbers, bit for bit, whatever else is
 in the batch and however many threads compute.

@@ -17,8 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-Precision = Literal["fp32", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+Precision = Literal["fp32", "bf16", "int8", "int16"]
+# as the library numbers them
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8", "int16")
 
 LIBRARY = Path(__file__).with_name("secondpass_kernel.so")
 # The repository, where this file is in one.
@@ -129,7 +130,7 @@ class Routine:
 
     `panel` columns of weights lie together; `side_bytes` is the size of a value between attention and its output;
     `digits` says whether the routine multiplies float32 as three digits of 8 bits, `words` whether what attention found
-    is multiplied as words of 16 bits.
+    is multiplied as words of 16 bits; weights of bytes are at most `most_byte`.
     """
 
     library: Any
@@ -140,6 +141,7 @@ class Routine:
     side_bytes: int
     digits: bool
     words: bool
+    most_byte: int
 
 
 def sources_digest(root: Path) -> str:
@@ -169,7 +171,7 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
         return "the kernel was not compiled"
     try:
         loaded = ctypes.CDLL(str(library))
-        loaded.secondpass_described.restype = ctypes.c_char_p
+        loaded.secondpass_routine.restype = ctypes.c_char_p
         loaded.secondpass_memory.restype = ctypes.c_size_t
         loaded.secondpass_run.restype = None
         structures = (ModelStruct, LayerStruct, StepStruct, CallStruct)
@@ -179,13 +181,14 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
     found: list[Routine] = []
-    precision, panel, side_bytes, digits, words, runs_here = told = tuple(ctypes.c_int() for _ in range(6))
+    precision, panel, side_bytes, digits, words, most_byte, runs_here = told = tuple(ctypes.c_int() for _ in range(7))
     answers = tuple(map(ctypes.byref, told))
     index = 0
-    while (name := loaded.secondpass_described(index, *answers)) is not None:
+    while (name := loaded.secondpass_routine(index, *answers)) is not None:
         if runs_here.value:
             given, sizes = PRECISIONS[precision.value], (panel.value, side_bytes.value)
-            found.append(Routine(loaded, index, name.decode(), given, *sizes, bool(digits.value), bool(words.value)))
+            kinds = bool(digits.value), bool(words.value)
+            found.append(Routine(loaded, index, name.decode(), given, *sizes, *kinds, most_byte.value))
         index += 1
     return tuple(found)
 

@@ -28,8 +28,8 @@ HEAD_STEP = 32
 # width that is computed at a time, so that operands of both products stay in the first cache.
 SEGMENT = 384
 # The largest weight as an integer: of 24 bits the first digit stays below 128; of words, the products with rows up to
-# 4095 add up over a segment to less than 2^31.
-LARGEST: dict[Kind, float] = {"int8": 127, "int16": 1365, "digits": 127.4 * 65536}
+# 4095 add up over a segment to less than 2^31. Of bytes a routine says it.
+LARGEST: dict[Kind, float] = {"int16": 1365, "digits": 127.4 * 65536}
 # values of one dword
 GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4, "digits": 4}
 # What addresses are a multiple of: the widest register's bytes, and a line of the cache.
@@ -339,7 +339,7 @@ class _Packing:
             np.uint32
         )
         scales: dict[str, int] = {}
-        if kind in LARGEST:
+        if kind not in ("fp32", "bf16"):
             scales = self._integers(weight, made, panel, kind)
             if kind == "int8" and below is not None and below.bias is not None:
                 # a norm's bias is the same in every row: without it their ranges are shorter, and what it adds is exact
@@ -368,7 +368,7 @@ class _Packing:
         sums = np.empty_like(steps)
         for part in blocks(weight, panel):
             parts = segments(weight[part] if smooth is None else weight[part] / smooth)
-            own = steps_of(parts, LARGEST[kind])
+            own = steps_of(parts, LARGEST.get(kind, self._routine.most_byte))
             whole = whole_numbers(parts, own)
             steps[:, part], sums[:, part] = own.T, (whole.sum(2) * own).T
             numbers = whole.reshape(len(whole), -1)[:, :depth]

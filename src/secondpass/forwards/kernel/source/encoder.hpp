@@ -396,6 +396,7 @@ constexpr Routine routine(const char* name, Precision precision) {
             sizeof(typename Side::Element),
             Main::PLANES > 1,
             Out::SCALED && Out::PLANES == 1,
+            MOST_BYTE,
             Made::sizes,
             [](const Model& model, const Call& call, int first, int last, Team team, Memory memory) {
                 Made(model, call, team, memory).run(first, last);

@@ -9,7 +9,7 @@
 
 namespace secondpass {
 
-enum Precision : int32_t { FLOAT32, BFLOAT16, INT8 };
+enum Precision : int32_t { FLOAT32, BFLOAT16, INT8, INT16 };
 enum Activation : int32_t { GELU, GELU_TANH, RELU, SILU, TANH, NONE };
 enum Pooling : int32_t { FIRST, MEAN, MAX, LAST, TOKENS };
 
@@ -113,13 +113,14 @@ struct Routine {
     int32_t side_bytes;  // of one element of the context
     int32_t digits;      // whether weights are digits
     int32_t words;       // whether what attention found is multiplied as words
+    int32_t most_byte;   // weights of bytes are at most
     Sizes (*sizes)(const Model&, const Call&);
     void (*chunk)(const Model&, const Call&, int first_sequence, int last_sequence, Team, Memory);
     void (*finish)(const Model&, const Call&, int pairs, Team, Memory);
 };
 
-extern const Routine avx2_float32, avx_vnni_int8, avx512_float32, avx512_vnni_int8, avx512_bf16_bfloat16,
-    avx512_bf16_int8, amx_bfloat16, amx_int8, amx_float32;  // x86-64
+extern const Routine avx2_float32, avx2_int16, avx2_int8, avx_vnni_int16, avx_vnni_int8, avx512_float32, avx512_vnni_int16,
+    avx512_vnni_int8, avx512_bf16_bfloat16, avx512_bf16_int8, amx_bfloat16, amx_int8, amx_float32;  // x86-64
 extern const Routine neon_float32, neon_dotprod_int8, neon_bf16_bfloat16, neon_i8mm_int8;  // aarch64
 
 }  // namespace secondpass

@@ -142,9 +142,13 @@ const Choice CHOICES[] = {
     {&avx512_vnni_int8, &Processor::words_first},
     {&avx512_bf16_int8, &Processor::avx512_bf16},
     {&avx512_vnni_int8, &Processor::words_last},
+    {&avx512_vnni_int16, &Processor::avx512_vnni},
     {&avx512_float32, &Processor::avx512},
     {&avx_vnni_int8, &Processor::avx_vnni},
+    {&avx_vnni_int16, &Processor::avx_vnni},
     {&avx2_float32, &Processor::avx2},
+    {&avx2_int16, &Processor::avx2},
+    {&avx2_int8, &Processor::avx2},
 #else
     {&neon_bf16_bfloat16, &Processor::bf16},
     {&neon_i8mm_int8, &Processor::i8mm},
@@ -226,8 +230,8 @@ extern "C" {
 
 // The routine at `index`: its name, or null behind the last one, and what Python must know of it. Earlier libraries have
 // a function of another name that says less.
-const char* secondpass_described(int index, int* precision, int* panel, int* side_bytes, int* digits, int* words,
-                                 int* runs_here) {
+const char* secondpass_routine(int index, int* precision, int* panel, int* side_bytes, int* digits, int* words,
+                               int* most_byte, int* runs_here) {
     if (index < 0 || index >= CHOICE_COUNT) return nullptr;
     const Routine& routine = *CHOICES[index].routine;
     *precision = routine.precision;
@@ -235,6 +239,7 @@ const char* secondpass_described(int index, int* precision, int* panel, int* sid
     *side_bytes = routine.side_bytes;
     *digits = routine.digits;
     *words = routine.words;
+    *most_byte = routine.most_byte;
     *runs_here = processor().*CHOICES[index].needed;
     return routine.name;
 }

@@ -82,7 +82,8 @@ inline void store_words(int16_t* p, Ints x, Ints y) {
     vst1q_s16(p + LANES, cut(y));
 }
 // Products of bytes are of signed ones here.
-constexpr float LEAST_BYTE = -128.0f;
+constexpr float LEAST_BYTE = -128.0f, BYTE_STEPS = 255.0f;
+constexpr int MOST_BYTE = 127;
 inline void store_bytes(uint8_t* p, const Ints (&x)[4]) {
     for (int part = 0; part < 4; part++)
         vst1_u8(p + part * LANES, vreinterpret_u8_s8(vqmovn_s16(cut(x[part]))));

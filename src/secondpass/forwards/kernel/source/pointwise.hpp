@@ -91,7 +91,7 @@ void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename 
         }
     const float least = smallest(minimum(minimum(low[0], low[1]), minimum(low[2], low[3])));
     const float range = largest(maximum(maximum(high[0], high[1]), maximum(high[2], high[3]))) - least;
-    const float times = range > 1e-30f ? 255.0f / range : 0.0f;
+    const float times = range > 1e-30f ? BYTE_STEPS / range : 0.0f;
     const Vec inverse = all(times), shift = all(LEAST_BYTE - least * times);
     Ints lowest = whole(zero());  // below all others where there is what is no number
     for (int i = 0; i < count; i += STEP) {
@@ -108,7 +108,7 @@ void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename 
             memcpy(out + i, last, count - i);
         }
     }
-    const float step = range / 255.0f;
+    const float step = range / BYTE_STEPS;
     *scale_out = has_no_number(lowest) ? __builtin_nanf("") : step;
     *low_out = least - LEAST_BYTE * step;
 }

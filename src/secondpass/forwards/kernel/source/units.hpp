@@ -4,7 +4,8 @@
 // BLOCK rows and WIDTH columns (of those of a panel, from where `panel` points on). Rows of
 // `a` are `stride` bytes apart; each value of c is summed in the same order whatever the other rows are.
 // A scaled unit multiplies integers; value(c) is the float, before it is scaled; with an offset, rows begin at their least
-// value. What lies between products is attended to in its Products. A unit that is PAIRED multiplies rows two by two.
+// value. What lies between products is attended to in its Products. A unit that is PAIRED multiplies rows two by two, one
+// that is DEEP two groups at a time.
 #pragma once
 
 #include "vector.hpp"
@@ -78,7 +79,10 @@ struct BFloat16 {
 };
 #endif
 
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+template <class Unit>
+constexpr bool DEEP = false;
+
+#if defined(__x86_64__) && (!defined(__AVX512F__) || defined(__AVX512VNNI__))
 // Unsigned rows against signed columns.
 struct Int8 {
     using Element = uint8_t;
@@ -86,6 +90,7 @@ struct Int8 {
     static constexpr bool EXACT = false, SCALED = true, OFFSET = true, TILED = false, LONG = false, PAIRED = false;
     static constexpr int GROUP = 4, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
     static Vec dot(Vec acc, const char* a, Vec b) {
         int32_t four;
         memcpy(&four, a, 4);
@@ -97,12 +102,26 @@ struct Int8 {
             _mm256_dpbusd_avx_epi32(_mm256_castps_si256(acc), _mm256_set1_epi32(four), _mm256_castps_si256(b)));
 #endif
     }
+#else
+    // Two groups: what becomes a sum of 32 bits is a sum of four products in 16.
+    static Vec dot(Vec acc, const char* a, Vec b, Vec next) {
+        int32_t four[2];
+        memcpy(four, a, 8);
+        const __m256i words = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_set1_epi32(four[0]), _mm256_castps_si256(b)),
+                                               _mm256_maddubs_epi16(_mm256_set1_epi32(four[1]), _mm256_castps_si256(next)));
+        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), _mm256_madd_epi16(words, _mm256_set1_epi16(1))));
+    }
+#endif
     static void keep(int32_t* c, Vec acc) { store(reinterpret_cast<float*>(c), acc); }
     static Vec value(const int32_t* c) { return load(c); }
 };
+#if !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
+template <>
+constexpr bool DEEP<Int8> = true;
+#endif
 
-// Signed words: half as many products as of bytes in the same time, twice as many as of float32. How large they may be
-// depends on how many products make a sum, which has 32 bits.
+// Signed words: half as many products as of bytes in the same time, twice as many as of float32, also where products are
+// added up by an instruction of its own. How large they may be depends on how many make a sum, which has 32 bits.
 struct Int16 {
     using Element = int16_t;
     using Sum = int32_t;
@@ -116,9 +135,12 @@ struct Int16 {
 #if defined(__AVX512VNNI__)
         return _mm512_castsi512_ps(
             _mm512_dpwssd_epi32(_mm512_castps_si512(acc), _mm512_set1_epi32(two), _mm512_castps_si512(b)));
-#else
+#elif defined(__AVXVNNI__)
         return _mm256_castsi256_ps(
             _mm256_dpwssd_avx_epi32(_mm256_castps_si256(acc), _mm256_set1_epi32(two), _mm256_castps_si256(b)));
+#else
+        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc),
+                                                    _mm256_madd_epi16(_mm256_set1_epi32(two), _mm256_castps_si256(b))));
 #endif
     }
     static void keep(int32_t* c, Vec acc) { store(reinterpret_cast<float*>(c), acc); }
@@ -145,14 +167,27 @@ template <class Unit, int Row, int Rows>
     if constexpr (Row + 1 < Rows) step<Unit, Row + 1>(acc, a, stride, left, right);
 }
 
+// The same of two groups, whose registers are left and right, then left and right of the next.
+template <class Unit, int Row, int Rows>
+[[gnu::always_inline]] inline void deep_step(Vec (&acc)[Rows][2], const char* a, size_t stride, const Vec (&b)[4]) {
+    acc[Row][0] = Unit::dot(acc[Row][0], a + Row * stride, b[0], b[2]);
+    acc[Row][1] = Unit::dot(acc[Row][1], a + Row * stride, b[1], b[3]);
+    if constexpr (Row + 1 < Rows) deep_step<Unit, Row + 1>(acc, a, stride, b);
+}
+
 template <class Unit, int Rows>
 void registers(const char* a, size_t stride, const char* panel, int groups, typename Unit::Sum* c, int width) {
     Vec acc[Rows][2];
 #pragma GCC unroll 16
     for (int row = 0; row < Rows; row++) acc[row][0] = acc[row][1] = zero();
-    for (int group = 0; group < groups; group++, a += 4, panel += PANEL * 4)
-        step<Unit, 0>(acc, a, stride, load(reinterpret_cast<const float*>(panel)),
-                      load(reinterpret_cast<const float*>(panel) + LANES));
+    const float* columns = reinterpret_cast<const float*>(panel);
+    if constexpr (DEEP<Unit>)
+        for (int group = 0; group < groups; group += 2, a += 8, columns += 2 * PANEL)
+            deep_step<Unit, 0>(acc, a, stride, {load(columns), load(columns + LANES), load(columns + PANEL),
+                                                load(columns + PANEL + LANES)});
+    else
+        for (int group = 0; group < groups; group++, a += 4, columns += PANEL)
+            step<Unit, 0>(acc, a, stride, load(columns), load(columns + LANES));
 #pragma GCC unroll 16
     for (int row = 0; row < Rows; row++)
         for (int half = 0; half < 2; half++) Unit::keep(c + row * width + half * LANES, acc[row][half]);
@@ -169,11 +204,11 @@ void some_registers(const char* a, size_t stride, const char* panel, int groups,
         registers<Unit, Rows>(a, stride, panel, groups, c, width);
 }
 
-// Accumulators, two columns and a row value must fit into 32 (AVX-512; NEON by two) or 16 registers.
+// Accumulators, two columns, of two groups four, and a row value must fit into 32 (AVX-512; NEON by two) or 16 registers.
 template <class Unit>
 void multiply(const char* a, size_t stride, const char* panel, int groups, int rows, typename Unit::Sum* c,
               int width) {
-    constexpr int MOST = LANES == 16 ? 12 : 6;
+    constexpr int MOST = LANES == 16 ? 12 : DEEP<Unit> ? 4 : 6;
     for (int row = 0; row < rows; row += MOST)
         some_registers<Unit, MOST>(a + row * stride, stride, panel, groups, smaller(MOST, rows - row), c + row * width,
                                    width);

@@ -4,7 +4,7 @@
 // take one unit's code for another's. For the same reason nothing here instantiates templates of the library.
 // maximum(a, b) and minimum(a, b) give b where either is NaN, so a running value comes first only if NaN may be lost.
 // whole(x) is the nearest integer, NO_NUMBER where there is none; store_bytes cuts such to 256 from LEAST_BYTE on, store_words
-// to 16 bits.
+// to 16 bits. Rows of bytes have BYTE_STEPS steps from there on, weights are at most MOST_BYTE.
 // words(p) are words as integers of 32 bits, words_of their low halves as words again, side by side.
 #pragma once
 
@@ -29,6 +29,14 @@ constexpr int32_t NO_NUMBER = INT32_MIN;
 namespace {
 
 constexpr float LEAST_BYTE = 0.0f;
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr float BYTE_STEPS = 255.0f;
+constexpr int MOST_BYTE = 127;
+#else
+// so that four products have room in a word: 4 * 127 * 63 < 2^15
+constexpr float BYTE_STEPS = 127.0f;
+constexpr int MOST_BYTE = 63;
+#endif
 
 #if defined(__AVX512F__)
 

@@ -102,7 +102,7 @@ class SecondPassRanker(ModelLifecycle):
         truncation: Literal["longest_first", "only_document", "error", "windows"] | None = None,
         max_documents: int | None = None,
         raise_on_failure: bool = True,
-        precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
+        precision: Literal["auto", "fp32", "bf16", "int16", "int8"] | None = None,
         relevance: int | Literal["expected"] | None = None,
         instruction: str | None = None,
         keep: int | list[int] | str | Path | None = None,
@@ -159,9 +159,9 @@ class SecondPassRanker(ModelLifecycle):
         :param max_documents: Refuse calls with more documents than this. If `None`, there is no limit.
         :param raise_on_failure: If `False`, a failure of the model returns all given documents in the given order with
             the given scores, `score_threshold` and `top_k` not applied, `reranked` `False`, and logs a warning.
-        :param precision: "fp32" is exact; "bf16" and "int8" (CPU) are faster and less exact; "auto" is float32, or
-            bfloat16 where that is faster and the model's own scores agree. If `None`, what the model recommends (the
-            default model: "auto"), else "fp32", or "auto" for weights loaded in a half type.
+        :param precision: "fp32" is exact; "bf16", and on CPUs "int16" and "int8", are faster and less exact; "auto" is
+            float32, or bfloat16 or "int16" where that is faster and the model's own scores agree. If `None`, what the
+            model recommends (the default model: "auto"), else "fp32", or "auto" for weights loaded in a half type.
         :param relevance: For a model with several labels, what documents are ranked by: the index of the label that
             means "relevant" (1 for the usual two labels), or "expected" for the expected grade, labels taken as the
             grades 0, 1, 2, ... Without it, a model with several labels is refused when it is loaded.

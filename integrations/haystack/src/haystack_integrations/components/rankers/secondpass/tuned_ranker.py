@@ -56,7 +56,7 @@ class ReadingParameters(TypedDict, total=False):
     config_kwargs: dict[str, Any] | None
     batch_size: int
     truncation: Literal["longest_first", "only_document", "error", "windows"] | None
-    precision: Literal["auto", "fp32", "bf16", "int8"] | None
+    precision: Literal["auto", "fp32", "bf16", "int16", "int8"] | None
     relevance: int | Literal["expected"] | None
     instruction: str | None
     windows: dict[str, Any] | None

@@ -53,7 +53,7 @@ class SentenceReader(ModelLifecycle):
         config_kwargs: dict[str, Any] | None = None,
         truncation: Literal["longest_first", "only_document", "error", "windows"] | None = None,
         raise_on_failure: bool = True,
-        precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
+        precision: Literal["auto", "fp32", "bf16", "int16", "int8"] | None = None,
         windows: dict[str, Any] | None = None,
         score_cache: str | Path | None = None,
         score_cache_mb: int = 256,
