@@ -130,10 +130,10 @@ def test_a_single_layer_is_first_and_last_at_once() -> None:
 
 @pytest.mark.parametrize(("hidden", "heads"), [(48, 1), (40, 5), (96, 3)])
 def test_heads_of_any_size(hidden: int, heads: int) -> None:
-    """Also those that no vector instruction likes."""
+    """Also those that no vector instruction likes. With AVX2 alone both are 9e-6 off float64, one above, one below."""
     model = model_of("bert", hidden_size=hidden, num_attention_heads=heads)
     inputs = inputs_of(LENGTHS, model)
-    assert torch.allclose(_computation(model)(inputs), reference(model, inputs), rtol=0, atol=1e-5)
+    assert torch.allclose(_computation(model)(inputs), reference(model, inputs), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu
