@@ -27,7 +27,8 @@ demo: $(VENV)/.demo
 
 # Python compiles what is imported when it is first imported, and keeps it: compiling all of torch at installation
 # takes a minute more. After an installation one process does so, or each worker would. Beside the tests, which wait for
-# servers now and then, the types are checked, and the tests of an environment without torch run.
+# servers now and then, the types are checked, and the tests of an environment without torch run. A process that dies is
+# not replaced: with a new one in its place the run waits for ever for what the old one had been given.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -35,7 +36,7 @@ test: $(VENV)/.test
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass)) -m tests.core.typed_calls & types=$$!; \
 	test $(VENV)/.compiled -nt $(VENV)/.test || { $(BIN)/python -m tests.compiled > /dev/null && touch $(VENV)/.compiled; }; \
 	$(if $(ARGS),true,$(BIN)/python -m tests.without_torch $(SMALL)) & small=$$!; \
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS); tests=$$?; \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --max-worker-restart 0 $(ARGS); tests=$$?; \
 	wait $$types || { echo "mypy: its errors stand before the tests"; tests=1; }; \
 	wait $$small || { echo "without torch: failures stand among the tests"; tests=1; }; exit $$tests
 

@@ -62,7 +62,13 @@ def ndcg(asked: Sequence[Task], run: dict[str, dict[str, float]]) -> float:
 
 
 def judge(lineup: Lineup, entered: Sequence[Contender], data: Path, limit: int | None) -> dict[str, Judged]:
-    """-> for each set the contenders' figures; the first one is what the others are compared with."""
+    """-> for each set the contenders' figures; the first one is what the others are compared with.
+
+    Raises:
+        Unavailable: one of them cannot be had with the lineup's model.
+    """
+    for contender in entered:
+        lineup.load(contender)
     found: dict[str, Judged] = {}
     for name in SETS:
         if not (data / name).is_dir():
