@@ -37,8 +37,7 @@ HAYSTACK_DEFAULT = Contender(
     "Haystack SentenceTransformersSimilarityRanker", "haystack sentence-transformers", batch=16
 )
 HAYSTACK = tuple(
-    Contender(f"Haystack SecondPassRanker {p}", "haystack secondpass", p, 16)
-    for p in ("fp32", "bf16", "int16", "int8", "auto")
+    Contender(f"Haystack SecondPassRanker {one.precision}", "haystack secondpass", one.precision, 16) for one in OURS
 )
 # Who takes part where a model is large: sentence-transformers' own settings, and what it compiles.
 LEAN = ("sentence-transformers fp32", "sentence-transformers bf16", "sentence-transformers OpenVINO")

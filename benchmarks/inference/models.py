@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.inference.loads import source
-from secondpass.models.config import write_older_rotary
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 # layers, width, heads, inner width: TinyBERT-L2, MiniLM-L6, MiniLM-L12, BERT base
@@ -89,10 +88,11 @@ def write_model(name: str, folder: Path) -> None:
         _write_decoder(RERANKERS[name], folder)
     else:
         raise ValueError(f"{name} is none of {', '.join(MODELS)}")
+    from secondpass.models.config import write_older_rotary
+    from secondpass.models.saving import tidy_tokenizer
+
     # names that the backends' older transformers reads too
-    config = folder / "tokenizer_config.json"
-    written = config.read_text(encoding="utf-8")
-    config.write_text(written.replace("TokenizersBackend", "PreTrainedTokenizerFast"), encoding="utf-8")
+    tidy_tokenizer(folder, None)
     write_older_rotary(folder)
 
 

@@ -127,7 +127,7 @@ def save(
                     model.config.save_pretrained(unfinished)
                     save_compact(unfinished, body_of(model).state_dict())
                 tokenizer.save_pretrained(unfinished)
-            _tidy_tokenizer(unfinished, _limit(max_length, input_limit, tokenizer, model))
+            tidy_tokenizer(unfinished, _limit(max_length, input_limit, tokenizer, model))
             write_older_rotary(unfinished)
             own = {} if template is None else {"template": stored(template)}
             write_activation(unfinished, stored_name(activation), prompts, default_prompt, own)
@@ -177,7 +177,8 @@ def check_storage(model: Any, storage: str) -> None:
         raise InvalidInput(f"storage={storage!r} is for architectures of transformers, not for {kind.__name__}")
 
 
-def _tidy_tokenizer(folder: Path, limit: int | None) -> None:
+def tidy_tokenizer(folder: Path, limit: int | None) -> None:
+    """Free a folder's tokenizer_config.json of what is private, name its class for all readers, and store a limit."""
     path = folder / "tokenizer_config.json"
     settings = {key: value for key, value in read_json(path).items() if key not in PRIVATE_SETTINGS}
     if settings.get("tokenizer_class") == "TokenizersBackend":
@@ -255,7 +256,7 @@ def export_onnx(encoder: Any, path: str | os.PathLike[str]) -> Exported:
                 )
             model.config.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-            _tidy_tokenizer(unfinished, encoder.window)
+            tidy_tokenizer(unfinished, encoder.window)
             # FlashRank and fastembed read it; transformers 5 writes none
             write_json(unfinished / "special_tokens_map.json", dict(tokenizer.special_tokens_map))
             activation = stored_name(encoder.default_activation_function)
