@@ -31,6 +31,7 @@ from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
+from secondpass.forwards.kernel import native
 from secondpass.forwards.learning.packed import has_fast_bf16
 from secondpass.forwards.precision import Precision
 from secondpass.models.folders import folder_of
@@ -44,8 +45,8 @@ DEVELOPMENT_QUERIES = 50
 # The same of a test set, as many as the model card's table has; of the others all.
 TEST_QUERIES: Mapping[str, int] = {"squad": 30, "medquad": 30, "stackfaq": 30, "cranfield": 30, "cacm": 30, "time": 30}
 RESAMPLES = 5000
-# Queries of one call: enough pairs to sort by length, few enough to lose little when stopped.
-CHUNK = 20
+# Queries of one call: a passage that several of them have is read once; few enough to lose little when stopped.
+CHUNK = 200
 
 Scores = dict[str, list[float]]
 """By query one score per candidate, in the order of BM25."""
@@ -141,8 +142,10 @@ def tests(data: Path, names: Sequence[str], limit: int | None) -> tuple[Exam, ..
 
 
 def fast_precision() -> Precision:
-    """bfloat16 where the processor multiplies in it, else float32."""
-    return "bf16" if has_fast_bf16() else "fp32"
+    """bfloat16 where the processor multiplies in it, else int16 where the kernel does, else float32."""
+    if has_fast_bf16():
+        return "bf16"
+    return "fp32" if isinstance(native.find("int16"), str) else "int16"
 
 
 def scorer(model: str, work: Path, window: int | None = None) -> Callable[[Exam], Scores]:

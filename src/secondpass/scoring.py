@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens, OutOfMemory
 from secondpass.forwards.contract import Computation, Forward, Logits, Progress, no_room, non_finite, plan, score
-from secondpass.forwards.prefixes import side_by_side
 from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
 from secondpass.record import CallRecord, Cut
 from secondpass.score_cache import Kept, ScoreCache
@@ -341,10 +340,12 @@ def score_rows(
     """
     began = time.perf_counter()
     lengths = [len(tokens[row]) for row in rows]
-    most = len(rows) if max_pairs is None or not computation.pads else max_pairs
-    most = 1 if computation.batching == "single" else most
-    order = side_by_side([tokens[row].ids for row in rows]) if computation.shares_beginnings else None
-    places = plan(lengths, max_batch_tokens, most, computation.pads, computation.batching == "equal", order)
+    if computation.plan is not None:
+        places = computation.plan([tokens[row] for row in rows], max_batch_tokens)
+    else:
+        most = len(rows) if max_pairs is None or not computation.pads else max_pairs
+        most = 1 if computation.batching == "single" else most
+        places = plan(lengths, max_batch_tokens, most, computation.pads, computation.batching == "equal")
     batches = [tuple(rows[place] for place in batch) for batch in places]
     planned = time.perf_counter()
     progress = Progress()

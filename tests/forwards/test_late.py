@@ -16,10 +16,10 @@ from tokenizers.processors import TemplateProcessing
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError, NonFiniteScore
-from secondpass.forwards.contract import Compute, Padding
-from secondpass.forwards.description import mapped
+from secondpass.forwards.contract import Computation, Compute, Logits, Padding
+from secondpass.forwards.description import LateComparison, mapped
 from secondpass.forwards.kernel import native
-from secondpass.forwards.late import as_numpy, texts_of, whole
+from secondpass.forwards.late import LateForward, as_numpy, by_document, texts_of, whole
 from secondpass.forwards.learning.packed import PackedForward, packable
 from secondpass.forwards.module import Described, described
 from secondpass.forwards.padded import TransformersForward
@@ -29,6 +29,7 @@ from secondpass.models.loading import LoadRequest, load
 from secondpass.models.modules import LATE, WEIGHTS
 from secondpass.models.saving import export_onnx, save
 from secondpass.models.stored import open_model
+from secondpass.scoring import score_rows
 from secondpass.tokens import Tokens
 from secondpass.training import trim_vocabulary
 from tests.forwards.models import VOCABULARY
@@ -151,6 +152,40 @@ def test_a_text_is_computed_once() -> None:
     assert [text.ids.tolist() for text in texts] == [[2, 7, 8, 3], [2, 9, 9, 3], [2, 10, 3]]
     assert all(not text.type_ids.any() for text in texts)
     assert places.tolist() == [[0, 1], [0, 2], [2, 1]]
+
+
+def test_pairs_of_a_document_share_a_batch() -> None:
+    """However they come: three documents are computed once each, and the four queries once a batch at most."""
+    queries, documents = [[number] * 2 for number in range(5, 9)], [[number] * 90 for number in range(10, 13)]
+    documents[1] = documents[1] * 2  # the longest is first
+    given = [pair(query, document) for query in queries for document in documents]
+    assert by_document(given, 300) == [(1, 4, 7, 10, 0, 3, 6, 9), (2, 5, 8, 11)]
+    assert by_document(given, 10) == [(row,) for row in (1, 4, 7, 10, 0, 3, 6, 9, 2, 5, 8, 11)]
+    assert by_document([], 10) == []
+    computed: list[int] = []
+
+    def states(texts: Sequence[Tokens]) -> Logits:
+        computed.extend(map(len, texts))
+        return np.ones((sum(map(len, texts)), 4), np.float32)
+
+    late = LateComparison(np.zeros(VOCABULARY, np.float32), np.ones(3, np.float32), SHARPNESS)
+    forward = LateForward(states, late)
+    computation = Computation("cpu", "float32", pads=False, logits=forward, plan=forward.plan)
+    logits, spent = score_rows(computation, given, range(12), 300)
+    assert (logits.shape, spent.batches) == ((12, 1), 2)
+    assert sorted(computed) == [4] * 8 + [92, 92, 182]
+
+
+def test_many_queries_over_the_same_documents_are_scored_as_one_by_one(folder: Path) -> None:
+    """Bit by bit; the record counts what each pair reads."""
+    model = CrossEncoder(str(folder))
+    queries = ["red fox", "a blue whale", "the sun"]
+    documents = ["the fox is red", "whales are blue", "", "sun and moon and stars"]
+    together = model.rank_many(queries, [documents] * 3)
+    alone = [model.rank_many([query], [documents])[0] for query in queries]
+    assert [[(hit.index, hit.logit) for hit in one.documents] for one in together] == [
+        [(hit.index, hit.logit) for hit in one.documents] for one in alone
+    ]
 
 
 @pytest.mark.parametrize("types", [[0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 0], [0, 1, 2]])

@@ -16,11 +16,11 @@ import torch
 from torch.nn import functional as F
 
 from secondpass.forwards.attention import ALIKE, BLOCK, QUERIES, TOGETHER, Lengths, Rectangle, alike, rectangle
-from secondpass.forwards.contract import Logits
+from secondpass.forwards.contract import Logits, plan
 from secondpass.forwards.description import HiddenActivation, Linear, Readout, mapped
 from secondpass.forwards.packed import ACTIVATIONS, linear, read_out, rounded_rows
 from secondpass.forwards.padded import as_numpy
-from secondpass.forwards.prefixes import Prefix, PrefixCache, shared_beginnings
+from secondpass.forwards.prefixes import Prefix, PrefixCache, shared_beginnings, side_by_side
 from secondpass.inputs import Ids
 from secondpass.tokens import Tokens
 
@@ -211,8 +211,6 @@ class PackedDecoder:
         dtype: None computes in the type of the weights.
     """
 
-    shares_beginnings = True
-
     def __init__(self, decoder: Decoder, dtype: torch.dtype | None = None) -> None:
         self._own, self.dtype, self.device = decoder, dtype or decoder.words.dtype, decoder.device
         self._layers = [_converted(layer, self.dtype) for layer in decoder.layers]
@@ -222,6 +220,12 @@ class PackedDecoder:
         width = 2 * decoder.key_heads * decoder.head_size * self.dtype.itemsize
         self._longest = room // (width * len(decoder.layers))
         self.prefixes = PrefixCache(room)
+
+    @staticmethod
+    def plan(inputs: Sequence[Tokens], max_batch_tokens: int) -> list[tuple[int, ...]]:
+        """Inputs that begin alike share a batch."""
+        order = side_by_side([item.ids for item in inputs])
+        return plan([len(item) for item in inputs], max_batch_tokens, len(inputs), padded=False, order=order)
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
         """-> logits float32 [pairs, labels], in the order of `inputs`."""

@@ -216,6 +216,7 @@ def _forward(
         pads=False,
         logits=lock.around(apart(compute, types)),
         full_precision=None if dtype in FULL_PRECISION else lock.around(in_float32),
+        plan=getattr(compute, "plan", None),
         identity=cache(lambda: told_of(digest(), compute, dtype)),
         lock=lock,
     )

@@ -99,6 +99,9 @@ Logits = npt.NDArray[np.float32]
 Compute = Callable[[Sequence[Tokens]], Logits]
 """Model inputs, at least one, to logits; raises `MemoryError` where they do not fit together."""
 
+Plan = Callable[[Sequence[Tokens], int], list[tuple[int, ...]]]
+"""Positions of each batch, of inputs and a budget of tokens."""
+
 FULL_PRECISION = ("float32", "float64")
 
 Batching = Literal["any", "equal", "single"]
@@ -197,7 +200,7 @@ class Computation:
         logits: of a batch.
         full_precision: the same in float32, for a batch that overflows in less; None where `logits` is as exact.
         batching: which inputs may share a batch without changing each other's logits.
-        shares_beginnings: what inputs of a batch begin with alike is computed once.
+        plan: puts inputs that share work side by side, in batches of at most so many tokens; None: see `plan`.
         identity: stands for the weights and how they are computed, where that can be told: of equal ones logits are
             equal for ever.
         lock: lets one thread at a time compute `logits`; None: nothing does.
@@ -211,7 +214,7 @@ class Computation:
     logits: Compute
     full_precision: Compute | None = None
     batching: Batching = "any"
-    shares_beginnings: bool = False
+    plan: Plan | None = None
     identity: Callable[[], str] | None = None
     lock: ForwardLock | None = None
     start: Callable[[Sequence[Tokens]], Future[Logits]] | None = None

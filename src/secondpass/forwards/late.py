@@ -49,6 +49,33 @@ def texts_of(inputs: Sequence[Tokens]) -> tuple[list[Tokens], npt.NDArray[np.int
     return made, pairs
 
 
+def by_document(inputs: Sequence[Tokens], max_batch_tokens: int) -> list[tuple[int, ...]]:
+    """Positions of each batch: pairs of one document side by side, the longest document first.
+
+    A text counts once in a batch, so that there are few batches in which it is computed again.
+
+    Raises:
+        InvalidInput: as of `texts_of`.
+    """
+    texts, pairs = texts_of(inputs)
+    lengths = [len(text) for text in texts]
+    made: list[tuple[int, ...]] = []
+    batch: list[int] = []
+    held: set[int] = set()
+    filled = 0
+    for row in sorted(range(len(inputs)), key=lambda row: (-lengths[pairs[row, 1]], pairs[row, 1])):
+        own = set(pairs[row].tolist())
+        added = sum(lengths[text] for text in own - held)
+        if batch and filled + added > max_batch_tokens:
+            made.append(tuple(batch))
+            batch, held, filled = [], set(), 0
+            added = sum(lengths[text] for text in own)
+        batch.append(row)
+        held |= own
+        filled += added
+    return [*made, tuple(batch)] if batch else made
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LateForward:
     """Pairs to logits by what gives all states of texts.
@@ -60,6 +87,8 @@ class LateForward:
 
     states: Compute
     own: LateComparison
+
+    plan = staticmethod(by_document)
 
     @property
     def instructions(self) -> str:

@@ -259,7 +259,7 @@ class ModelForward:
             logits=self._lock.around(chosen),
             full_precision=None if dtype in FULL_PRECISION else self._lock.around(full_precision),
             batching=batching,
-            shares_beginnings=getattr(compute, "shares_beginnings", False),
+            plan=getattr(compute, "plan", None),
             identity=self._identity(chosen if compute is None else compute, dtype),
             lock=self._lock,
         )
