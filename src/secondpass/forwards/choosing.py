@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
 
 from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
-from secondpass.forwards.description import Encoder, mapped
-from secondpass.forwards.kernel import kernel_forward, native
+from secondpass.forwards.description import Encoder
+from secondpass.forwards.kernel import KernelEncoder, kernel_forward, native
 from secondpass.forwards.kernel.cache import digest_of, remember, remembered
-from secondpass.forwards.kernel.weights import unsupported
+from secondpass.forwards.kernel.weights import unsupported, with_numbers
 from secondpass.forwards.late import whole
 from secondpass.forwards.precision import Precision, agrees
 from secondpass.lazy import lacking_torch
@@ -33,9 +32,10 @@ WHOLE: tuple[Settled, ...] = ("int16", "int8")
 ROUNDED: tuple[Settled, ...] = ("bf16", "int16")
 # It must save this share of the time before "auto" looks at its scores: less could be chance.
 SAVING = 0.05
-# Samples that are timed, and how often.
+# Samples that are timed, how often, and by which share of the layers, where they can be computed apart.
 FEW = 4
 TURNS = 4
+LAYERS = 1 / 6
 # The second best time is so much longer than the best at most, or others computed meanwhile: alone it is 1 % on two
 # cores of a Zen 4, beside six busy programs 5 to 60 %, and then bfloat16 seemed to save anything from nothing to half.
 ALONE = 0.03
@@ -80,15 +80,21 @@ def _saves(rounded: Compute, exact: Compute, samples: Sequence[Tokens]) -> tuple
     By turns and at best, so that what else the machine does hits both or neither.
     """
     few = samples[:: max(1, len(samples) // FEW)]
-    taken: dict[Compute, list[float]] = {rounded: [], exact: []}
+    taken: dict[Compute, list[float]] = {_beginning(rounded): [], _beginning(exact): []}
     for _ in range(1 + TURNS):
         for compute, seconds in taken.items():
             began = time.perf_counter()
             compute(few)
             seconds.append(time.perf_counter() - began)
     # the first time warms up
-    (short, shorter), (long, longer) = (sorted(taken[compute][1:])[:2] for compute in (rounded, exact))
+    (short, shorter), (long, longer) = (sorted(seconds[1:])[:2] for seconds in taken.values())
     return 1 - short / long > SAVING, max(shorter / short, longer / long) < 1 + ALONE
+
+
+def _beginning(compute: Compute) -> Compute:
+    """What takes a share of its time, or itself: all layers take the same."""
+    shallow = getattr(getattr(compute, "states", compute), "shallow", None)
+    return compute if shallow is None else shallow(LAYERS)
 
 
 def apart(compute: Compute, types: bool) -> Compute:
@@ -134,6 +140,38 @@ def _apart_there(compute: Compute, types: bool, device: str) -> Compute:
     return apart(compute, types)
 
 
+class _Kernel:
+    """The kernel's forwards of a described folder while one of them is chosen: its numbers are read once."""
+
+    def __init__(self, encoder: Encoder, identity: str | None) -> None:
+        self._encoder, self._identity = encoder, identity
+        self._numbers = cache(lambda: with_numbers(encoder))
+        compact = getattr(encoder.embeddings.words, "compact", None)
+        self._decode = None if compact is None else compact.decode
+        self._made: dict[Settled, KernelEncoder] = {}
+
+    def ways(self, precision: Settled) -> Compute | str:
+        """See `Ways`; nothing is kept for later starts."""
+        made = self._made.get(precision) or self._packed(precision)
+        if isinstance(made, str):
+            return made
+        self._made[precision] = made
+        return whole(made, self._encoder)
+
+    def kept(self, precision: Settled) -> Compute | str:
+        """The one that was chosen, kept."""
+        made = self._made.get(precision) or self._packed(precision)
+        if isinstance(made, str):
+            return made
+        return whole(made if self._identity is None else made.kept(self._identity), self._encoder)
+
+    def _packed(self, precision: Settled) -> KernelEncoder | str:
+        missing = unsupported(self._encoder)
+        if missing is not None:
+            return missing
+        return kernel_forward(self._numbers, precision, self._identity, self._decode)
+
+
 def stored_forward(
     encoder: Encoder,
     identity: str | None,
@@ -152,18 +190,11 @@ def stored_forward(
         types: whether the model reads the types of tokens.
         digest: of all that the model is made of, for whoever keeps its logits.
     """
-    missing = unsupported(encoder)
-
-    def ways(wanted: Settled) -> Compute | str:
-        if missing is not None:
-            return missing
-        made = kernel_forward(lambda: mapped(encoder, np.asarray), wanted, identity)
-        return made if isinstance(made, str) else whole(made, encoder)
-
-    choice = _remembered(ways, encoder.hidden, identity, samples) if precision == "auto" else precision
-    compute = ways(choice)
+    kernel = _Kernel(encoder, identity)
+    choice = _remembered(kernel.ways, encoder.hidden, identity, samples) if precision == "auto" else precision
+    compute = kernel.kept(choice)
     if not isinstance(compute, str):
-        return _forward(choice, compute, lambda: ways("fp32"), types, digest)
+        return _forward(choice, compute, lambda: _Kernel(encoder, identity).kept("fp32"), types, digest)
     if has_torch() or choice != "fp32":
         return compute
     from secondpass.forwards.plain import PlainEncoder
@@ -196,6 +227,8 @@ def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable
 
 def told_of(digest: str, compute: Compute, dtype: str) -> str:
     """Stands for the logits that weights of this digest give: by which code, in which type, by which instructions."""
+    from importlib.metadata import version  # it reads e-mail, which takes a tenth of our imports
+
     routine = getattr(compute, "instructions", "")
     own = digest_of([native.LIBRARY]) if routine else ""
     return f"{digest} {version('secondpass')} {type(compute).__name__} {own} {routine} {dtype}"

@@ -278,14 +278,33 @@ class StoredConfig:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class CompactRows:
+    """A matrix as it is stored in few bits.
+
+    Attributes:
+        parts: reads its numbers and scales, of each a row for a row of the matrix.
+        decode: some rows of them to float32 [rows, width], each by itself; it can be pickled.
+    """
+
+    parts: Callable[[], tuple[Array, ...]]
+    decode: Callable[..., npt.NDArray[np.float32]]
+
+
 class StoredArray:
     """float32 numbers of a file, which are read each time that somebody asks for them (`numpy.asarray`).
 
-    So a model is described by the heads of its files alone, and nobody has to hold all of it at once.
+    So a model is described by the heads of its files alone, and nobody has to hold all of it at once. `compact` says
+    how they are stored, of matrices in few bits.
     """
 
-    def __init__(self, shape: tuple[int, ...], read: Callable[[], npt.NDArray[np.float32]]) -> None:
-        self.shape, self._read = shape, read
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        read: Callable[[], npt.NDArray[np.float32]],
+        compact: CompactRows | None = None,
+    ) -> None:
+        self.shape, self._read, self.compact = shape, read, compact
 
     def __len__(self) -> int:
         return self.shape[0]

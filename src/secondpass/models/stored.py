@@ -26,7 +26,7 @@ import numpy.typing as npt
 from secondpass.calibration import FILE, Calibration
 from secondpass.errors import MissingExtra, ModelLoadError
 from secondpass.forwards.choosing import has_torch
-from secondpass.forwards.description import Broken, Encoder, NotDescribed, StoredArray
+from secondpass.forwards.description import Broken, CompactRows, Encoder, NotDescribed, StoredArray
 from secondpass.forwards.families import ENCODERS, describe_stored, stored_family, weights_prefix
 from secondpass.forwards.families.modernbert import DEFAULTS as MODERNBERT
 from secondpass.forwards.family import Family
@@ -199,7 +199,10 @@ def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, S
                     shape = scaled_shape(place.kind == "U8", shape, scale.shape if scale.kind in FLOATING else ())
                 except ValueError as error:
                     raise NotDescribed(f"{key + SCALE} of {name}: {error}") from None
-            made[key] = StoredArray(shape, partial(_numbers, files, name, place, scale))
+            rows = None
+            if scale is not None and len(shape) == 2:
+                rows = CompactRows(partial(_compact, files, name, place, scale), scaled)
+            made[key] = StoredArray(shape, partial(_numbers, files, name, place, scale), rows)
     return made
 
 
@@ -224,12 +227,20 @@ class _Place:
         return cls(kind, shape, begin, behind - begin)
 
 
+def _raw(files: HeldFiles, name: str, place: _Place) -> npt.NDArray[Any]:
+    return np.frombuffer(files.bytes_of(name, place.begin, place.size), TYPES[place.kind]).reshape(place.shape)
+
+
+def _compact(files: HeldFiles, name: str, place: _Place, scale: _Place) -> tuple[npt.NDArray[Any], ...]:
+    return _raw(files, name, place), _numbers(files, name, scale, None)
+
+
 def _numbers(files: HeldFiles, name: str, place: _Place, scale: _Place | None) -> npt.NDArray[np.float32]:
-    raw = np.frombuffer(files.bytes_of(name, place.begin, place.size), TYPES[place.kind]).reshape(place.shape)
+    if scale is not None:
+        return scaled(*_compact(files, name, place, scale))
+    raw = _raw(files, name, place)
     if place.kind == "BF16":
         return (raw.astype("<u4") << 16).view(np.float32)
-    if scale is not None:
-        return scaled(raw, _numbers(files, name, scale, None))
     return raw.astype(np.float32, copy=False)
 
 

@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -71,6 +70,8 @@ class RerankerFamily:
 @cache
 def families() -> Mapping[str, RerankerFamily]:
     """All of `templates/`, by name."""
+    import tomllib  # for models that have a template alone
+
     made = {}
     for file in sorted((resources.files("secondpass") / "models" / "templates").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".toml"):
@@ -87,6 +88,8 @@ def families() -> Mapping[str, RerankerFamily]:
 
 def published_activation(template: ModelTemplate | None) -> Activation | None:
     """What makes the published scores of the family that a template is of; None where that is as everywhere."""
+    if template is None:
+        return None
     own = next((family for family in families().values() if family.template == template), None)
     if own is None or own.temperature is not None:
         return None if own is None else tempered_sigmoid()(own.temperature)

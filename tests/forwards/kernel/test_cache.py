@@ -10,17 +10,23 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from secondpass import CrossEncoder
 from secondpass.forwards.contract import Logits
-from secondpass.forwards.description import Encoder
+from secondpass.forwards.description import CompactRows, Encoder, StoredArray
 from secondpass.forwards.kernel import KernelEncoder, cache, kernel_forward, native
 from secondpass.forwards.kernel.cache import digest_of, remember, remembered
-from tests.forwards.kernel.encoders import arrays, made, tokens
+from secondpass.forwards.kernel.weights import with_numbers
+from secondpass.models.weights import GROUP, scaled
+from secondpass.models.weights import packed as packed_levels
+from tests.forwards.kernel.encoders import VOCABULARY, arrays, made, sized, tokens
 
 FOUND = native.routines()
 compiled = pytest.mark.skipif(isinstance(FOUND, str), reason=str(FOUND))
@@ -51,7 +57,7 @@ def start(encoder: Callable[[], Encoder], identity: str | None = "one", precisio
     """What a process computes first."""
     forward = kernel_forward(encoder, precision, identity)
     assert isinstance(forward, KernelEncoder)
-    return forward(INPUTS)
+    return (forward if identity is None else forward.kept(identity))(INPUTS)
 
 
 @compiled
@@ -289,9 +295,111 @@ def test_a_copy_computes_the_same(family: str, identity: str | None, copied: Cal
     """Also in a process that never saw the weights; it does not depend on the original."""
     forward = kernel_forward(Described(family), "fp32", identity)
     assert isinstance(forward, KernelEncoder)
+    forward = forward if identity is None else forward.kept(identity)
     wanted, made_again = forward(INPUTS), copied(forward)
     del forward
     assert np.array_equal(made_again(INPUTS), wanted)
+
+
+class Decode:
+    """Rows in few bits to float32; how many, each time."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, raw: Any, steps: Any) -> Any:
+        self.rows.append(len(raw))
+        return scaled(raw, steps)
+
+
+def in_few_bits(encoder: Encoder, bits: int, decode: Decode) -> Encoder:
+    """The same with other words, stored in so many bits."""
+    words = np.random.default_rng(3).normal(size=(VOCABULARY, 2, GROUP)).astype(np.float32)
+    most = 2 ** (bits - 1)
+    if bits == 8:
+        steps: Any = np.abs(words).max(axis=(1, 2)) / 127
+        raw: Any = np.rint(words.reshape(VOCABULARY, -1) / steps[:, None]).astype(np.int8)
+    else:
+        steps = np.abs(words).max(axis=2) / (most - 1)
+        levels = (np.rint(words / steps[..., None]) + most).astype(np.uint8)
+        raw = packed_levels(levels.reshape(VOCABULARY, -1), bits)
+    compact = CompactRows(lambda: (raw, steps), decode)
+    stored = StoredArray((VOCABULARY, 2 * GROUP), lambda: scaled(raw, steps), compact)
+    return replace(encoder, embeddings=replace(encoder.embeddings, words=stored))
+
+
+@compiled
+@pytest.mark.parametrize("bits", [4, 7, 8])
+def test_words_in_few_bits_are_read_when_a_text_has_them(bits: int, place: Path) -> None:
+    """Once each, to the same bits as all of them at once; later starts and copies find them in few bits."""
+    decode = Decode()
+    encoder = in_few_bits(arrays(sized(2 * GROUP, 2, 64)[1]), bits, decode)
+    embeddings = replace(encoder.embeddings, words=np.asarray(encoder.embeddings.words))
+    whole = kernel_forward(lambda: replace(encoder, embeddings=embeddings), "fp32", "whole")
+    forward = kernel_forward(lambda: with_numbers(encoder), "fp32", "few")
+    assert isinstance(whole, KernelEncoder)
+    assert isinstance(forward, KernelEncoder)
+    wanted, words = whole(INPUTS), [{*item.ids.tolist()} for item in INPUTS]
+    assert np.array_equal(forward(INPUTS[:1]), wanted[:1])
+    assert decode.rows == [len(words[0])]
+    assert np.array_equal(forward(INPUTS), wanted)
+    assert np.array_equal(forward(INPUTS), wanted)
+    assert sum(decode.rows) == len(set.union(*words)) < VOCABULARY
+    whole.kept("whole")
+    (large,) = place.iterdir()
+    kept = forward.kept("few")
+    (small,) = {*place.iterdir()} - {large}
+    assert large.stat().st_size - small.stat().st_size > VOCABULARY * GROUP * 4
+    found = kernel_forward(Described(), "fp32", "few", Decode())
+    assert isinstance(found, KernelEncoder)
+    assert all(np.array_equal(own(INPUTS), wanted) for own in (kept, found, _pickled(forward), _pickled(found)))
+    # without what decodes them they are packed again, and nothing is read wrongly
+    again = Described()
+    assert isinstance(kernel_forward(again, "fp32", "few"), KernelEncoder)
+    assert again.asked == 1
+
+
+@compiled
+def test_threads_that_read_the_same_words_first_compute_the_same(place: Path) -> None:
+    """None reads a row before it is there."""
+    encoder = in_few_bits(arrays(sized(2 * GROUP, 2, 64)[1]), 4, Decode())
+    inputs = tokens(*[50] * 20)
+    first = kernel_forward(lambda: with_numbers(encoder), "fp32")
+    assert isinstance(first, KernelEncoder)
+    wanted = first(inputs)
+    for _ in range(20):
+        forward = kernel_forward(lambda: with_numbers(encoder), "fp32")
+        assert isinstance(forward, KernelEncoder)
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(forward, [inputs] * 4))
+        assert all(np.array_equal(logits, wanted) for logits in found)
+
+
+@compiled
+def test_only_what_auto_chose_is_kept(place: Path) -> None:
+    """Of all that it compared; a later start has the same scores, and the words in few bits."""
+    query, documents = "how long to boil an egg", ["five minutes", "a city by the sea"]
+    first, second = (CrossEncoder("secondpass/pocket", device="cpu") for _ in range(2))
+    scores = [hit["score"] for hit in first.rank(query, documents)]
+    assert scores == [hit["score"] for hit in second.rank(query, documents)]
+    for _ in range(3):  # a busy machine's choice holds for its process alone, in which it is made once
+        (kept,) = place.glob("*.weights")
+        assert kept.stat().st_size < 4 * 26_000 * 384
+        CrossEncoder("secondpass/pocket", device="cpu")
+
+
+@compiled
+def test_the_first_layers_alone_are_a_model_of_them() -> None:
+    """By whose time "auto" judges; the whole one is as it was."""
+    encoder = arrays(made(num_hidden_layers=4)[1])
+    forward = kernel_forward(lambda: encoder, "fp32")
+    two = kernel_forward(lambda: replace(encoder, layers=encoder.layers[:2]), "fp32")
+    assert isinstance(forward, KernelEncoder)
+    assert isinstance(two, KernelEncoder)
+    wanted = forward(INPUTS)
+    assert np.array_equal(forward.shallow(0.5)(INPUTS), two(INPUTS))
+    assert not np.array_equal(forward.shallow(0.01)(INPUTS), two(INPUTS))
+    assert np.array_equal(forward(INPUTS), wanted)
 
 
 def test_digests_are_of_contents_and_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

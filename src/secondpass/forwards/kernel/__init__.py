@@ -17,7 +17,16 @@ from secondpass.forwards.contract import Logits, checked_inputs, end_to_end
 from secondpass.forwards.description import Encoder
 from secondpass.forwards.kernel import cache, native
 from secondpass.forwards.kernel.native import Precision, thread_count
-from secondpass.forwards.kernel.weights import POOLINGS, Floats, PackedWeights, aligned, angles, packed, unsupported
+from secondpass.forwards.kernel.weights import (
+    POOLINGS,
+    Decode,
+    Floats,
+    PackedWeights,
+    aligned,
+    angles,
+    packed,
+    unsupported,
+)
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -64,11 +73,13 @@ def evenly(lengths: npt.NDArray[np.int64], parts: int) -> tuple[npt.NDArray[np.i
 class KernelEncoder:
     """The forward of one encoder at one precision.
 
-    Copies share its weights.
+    Copies share its weights. With `layers` it is computed by the first of its layers alone.
     """
 
-    def __init__(self, weights: PackedWeights) -> None:
+    def __init__(self, weights: PackedWeights, layers: int | None = None) -> None:
         self._weights = weights
+        self._model = native.ModelStruct.from_buffer_copy(weights.model)
+        self._model.layer_count = weights.model.layer_count if layers is None else layers
         self._routine = weights.routine
         self._turns: list[Floats] = []
         # Memory of calls that ended; popping and appending are atomic.
@@ -86,8 +97,17 @@ class KernelEncoder:
         return KernelEncoder(self._weights)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        routine = self._routine
-        return _unpickled, (cache.to_bytes(self._weights), routine.precision, routine.instructions)
+        routine, words = self._routine, self._weights.words
+        decode = None if words is None else words.decode
+        return _unpickled, (cache.to_bytes(self._weights), routine.precision, routine.instructions, decode)
+
+    def shallow(self, share: float) -> KernelEncoder:
+        """The first of its layers, about that share of them and one at least; for what it takes, not what it gives."""
+        return KernelEncoder(self._weights, max(1, round(share * self._weights.model.layer_count)))
+
+    def kept(self, identity: str) -> KernelEncoder:
+        """The same, from where later starts find its weights: `identity` as of `kernel_forward`."""
+        return KernelEncoder(cache.kept(identity, self._weights))
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
         """-> logits float32 [pairs, labels]; where all tokens are read out their states float32 [tokens, hidden].
@@ -95,10 +115,12 @@ class KernelEncoder:
         Raises:
             InvalidInput: an input is empty, longer than the positions, or has an id or type beyond its table.
         """
-        model = self._weights.model
+        model = self._model
         if not inputs:
             return np.empty((0, model.labels), np.float32)
         lengths, ids, types = checked_inputs(inputs, *self._weights.rows)
+        if self._weights.words is not None:
+            self._weights.words.read(ids)
         threads = self._threads(int(lengths.sum()))
         together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
         order, ends = self._chunks(lengths, threads, together)
@@ -184,30 +206,32 @@ class KernelEncoder:
         return memory if len(memory) >= size else aligned(size)
 
 
-def _unpickled(content: Any, precision: Precision, instructions: str) -> KernelEncoder:
-    return KernelEncoder(cache.from_bytes(np.frombuffer(content, np.uint8), native.named(precision, instructions)))
+def _unpickled(content: Any, precision: Precision, instructions: str, decode: Decode | None) -> KernelEncoder:
+    routine = native.named(precision, instructions)
+    return KernelEncoder(cache.from_bytes(np.frombuffer(content, np.uint8), routine, decode))
 
 
 def kernel_forward(
-    encoder: Callable[[], Encoder], precision: Precision, identity: str | None = None
+    encoder: Callable[[], Encoder], precision: Precision, identity: str | None = None, decode: Decode | None = None
 ) -> KernelEncoder | str:
     """The kernel's forward of an encoder, or a sentence that says why it cannot be had.
 
     Args:
-        encoder: gives it as float32 arrays; not called where packed weights of that identity lie in the user's cache.
+        encoder: gives it as of `weights.packed`; not called where packed weights of that identity lie in the cache.
         precision: of the computation.
-        identity: stands for all that `encoder` is made from, weights and config; None keeps nothing.
+        identity: stands for all that `encoder` is made from, weights and config; None: nothing is looked for in the
+            cache. What is packed here is kept by `KernelEncoder.kept`.
+        decode: of the words of a compact model, see `weights.CompactWords`.
     """
     routine = native.find(precision)
     if isinstance(routine, str):
         return routine  # before a weight is read in vain
     if identity is not None:
-        weights = cache.weights(identity, routine)
+        weights = cache.weights(identity, routine, decode)
         if weights is not None:
             return KernelEncoder(weights)
     found = encoder()
     missing = unsupported(found)
     if missing is not None:
         return missing
-    weights = packed(found, routine)
-    return KernelEncoder(weights if identity is None else cache.kept(identity, weights))
+    return KernelEncoder(packed(found, routine))

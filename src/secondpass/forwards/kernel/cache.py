@@ -28,7 +28,7 @@ import numpy as np
 
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.native import Routine
-from secondpass.forwards.kernel.weights import ALIGNED, Array, PackedWeights, aligned, up_to
+from secondpass.forwards.kernel.weights import ALIGNED, Array, CompactWords, Decode, PackedWeights, aligned, up_to
 
 PLACE, SIZE = "SECONDPASS_CACHE", "SECONDPASS_CACHE_GB"
 GIGABYTES = 4.0
@@ -47,30 +47,32 @@ FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 ABANDONED_SECONDS = 3600.0
 
 
-def weights(identity: str, routine: Routine) -> PackedWeights | None:
+def weights(identity: str, routine: Routine, decode: Decode | None = None) -> PackedWeights | None:
     """Those of an earlier start, mapped; None where there are none.
 
     Args:
         identity: stands for all that they were packed from.
         routine: that they were packed for.
+        decode: of `CompactWords`, for models that have such.
     """
     with suppress(*FAILURES), _folder() as folder, _own(_name(identity, routine), folder) as file:
         if os.fstat(file).st_mtime_ns != WRITTEN:
             raise ValueError("packed weights were written to")
         mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
-        return from_bytes(np.frombuffer(mapped, np.uint8), routine)
+        return from_bytes(np.frombuffer(mapped, np.uint8), routine, decode)
     return None
 
 
 def kept(identity: str, packed: PackedWeights) -> PackedWeights:
     """The weights as they now lie in the cache, or themselves where they cannot be kept."""
-    found = weights(identity, packed.routine)  # of another process, meanwhile
+    decode = None if packed.words is None else packed.words.decode
+    found = weights(identity, packed.routine, decode)  # of another process, meanwhile
     if found is None:
         header, parts = _laid_out(packed)
         if len(header) + sum(part.nbytes for part in parts) <= _bound():
             with suppress(*FAILURES):
                 _write(_name(identity, packed.routine), (header, *parts), lasting=True)
-            found = weights(identity, packed.routine)
+            found = weights(identity, packed.routine, decode)
     return found or packed
 
 
@@ -130,8 +132,8 @@ def to_bytes(packed: PackedWeights) -> bytes:
     return b"".join((header, *parts))
 
 
-def from_bytes(content: bytes | Array, routine: Routine) -> PackedWeights:
-    """The weights of which `to_bytes` made this, where they lie.
+def from_bytes(content: bytes | Array, routine: Routine, decode: Decode | None = None) -> PackedWeights:
+    """The weights of which `to_bytes` made this, where they lie; `decode` as of `weights`.
 
     Raises:
         ValueError: it is not whole.
@@ -151,8 +153,19 @@ def from_bytes(content: bytes | Array, routine: Routine) -> PackedWeights:
         given = moved
     address = given.ctypes.data + first
     model = native.restored(native.ModelStruct, said["model"], lambda place: address + place)
+    words = None
+    if said["words"] is not None:
+        if decode is None:
+            raise ValueError("nothing decodes the words")
+        parts = (_part(given[first:], *entry) for entry in said["words"]["parts"])
+        words = CompactWords(tuple(parts), decode, said["words"]["width"])
+        model.words = words.address
     frequencies = tuple(np.array(own, np.float32) for own in said["frequencies"])
-    return PackedWeights(routine, model, (given,), frequencies, tuple(said["rows"]))
+    return PackedWeights(routine, model, (given,), frequencies, tuple(said["rows"]), words)
+
+
+def _part(content: Array, place: int, dtype: str, shape: list[int]) -> Array:
+    return content[place : place + np.dtype(dtype).itemsize * math.prod(shape)].view(dtype).reshape(shape)
 
 
 def _laid_out(packed: PackedWeights) -> tuple[bytes, list[memoryview]]:
@@ -171,9 +184,14 @@ def _laid_out(packed: PackedWeights) -> tuple[bytes, list[memoryview]]:
         begin, first = found[bisect_right(found, address, key=lambda array: array[0]) - 1]
         return first + address - begin
 
-    model = native.listed(packed.model, place)
+    bare, words = native.ModelStruct.from_buffer_copy(packed.model), None
+    if packed.words is not None:
+        bare.words = None
+        entries = [(place(part.ctypes.data), part.dtype.str, part.shape) for part in packed.words.parts]
+        words = {"parts": entries, "width": packed.words.width}
+    model = native.listed(bare, place)
     frequencies = [own.tolist() for own in packed.frequencies]
-    said = {"size": size, "model": model, "frequencies": frequencies, "rows": packed.rows}
+    said = {"size": size, "model": model, "frequencies": frequencies, "rows": packed.rows, "words": words}
     header = json.dumps(said).encode()
     start = MARK + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest() + header
     return start + bytes(-len(start) % ALIGNED), parts

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ Kind = Literal["fp32", "bf16", "int16", "int8", "digits"]
 """What a matrix is multiplied as."""
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
+Decode = Callable[..., Floats]
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "none")
 POOLINGS = ("first", "mean", "max", "last", "tokens")
@@ -149,15 +151,51 @@ def digits_of(whole: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
     return np.stack([digits[..., place] for place in (2, 1, 0)])
 
 
+class CompactWords:
+    """The table of words of a compact model: a row becomes float32 when a text first has its word.
+
+    A model has more words than all else, and texts have few of them: what nobody reads costs neither time nor memory.
+    Any number of threads may ask; they write the same numbers.
+
+    Args:
+        parts: numbers and scales, a row for each word; never written to.
+        decode: some rows of them to float32 [rows, at most `width`].
+        width: of a row of the table; zeros behind what is decoded.
+    """
+
+    def __init__(self, parts: tuple[Array, ...], decode: Decode, width: int) -> None:
+        self.parts, self.decode, self.width = parts, decode, width
+        rows = len(parts[0])
+        # numpy's own memory would come in pages of 2 MB, with all the rows beside the one that is asked for
+        memory = mmap.mmap(-1, rows * width * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._table = np.frombuffer(memory, np.float32).reshape(rows, width)
+        self._known = np.zeros(rows, np.bool_)
+
+    @property
+    def address(self) -> int:
+        """Of the table, for the library."""
+        return int(self._table.ctypes.data)
+
+    def read(self, ids: npt.NDArray[np.int32]) -> None:
+        """Have the rows of these words."""
+        missing = ids[~self._known[ids]]
+        if len(missing):
+            rows = np.unique(missing)
+            values = self.decode(*(part[rows] for part in self.parts))
+            self._table[rows, : values.shape[1]] = values
+            self._known[rows] = True
+
+
 @dataclass(frozen=True, slots=True)
 class PackedWeights:
     """An encoder's weights in the order of a routine: all that a forward is computed from.
 
     Attributes:
-        model: for the library; its pointers point into `arrays`.
-        arrays: never written to; others may share them.
+        model: for the library; its pointers point into `arrays`, and into `words` where there are such.
+        arrays: never written to; others may share them. The parts of `words` are among them.
         frequencies: of each kind of layer that turns queries and keys.
         rows: of the tables of words, positions and types; None where there is no such table.
+        words: to be read before the library reads them; None: they are in `arrays`.
     """
 
     routine: Routine
@@ -165,10 +203,22 @@ class PackedWeights:
     arrays: tuple[Array, ...]
     frequencies: tuple[Floats, ...]
     rows: tuple[int, int | None, int | None]
+    words: CompactWords | None = None
+
+
+def with_numbers(encoder: Encoder) -> Encoder:
+    """A folder's encoder with its weights read, but for the words of a compact one, see `CompactWords`."""
+    words = encoder.embeddings.words
+
+    def read(weight: described.Array) -> described.Array:
+        stays = weight is words and getattr(words, "compact", None) is not None
+        return weight if stays else np.asarray(weight)
+
+    return described.mapped(encoder, read)
 
 
 def packed(encoder: Encoder, routine: Routine) -> PackedWeights:
-    """An encoder of float32 arrays; tables are shared where their width is a multiple of 64, the rest is copied."""
+    """An encoder of `with_numbers`; tables are shared where their width is a multiple of 64, the rest is copied."""
     return _Packing(encoder, routine).done()
 
 
@@ -179,6 +229,7 @@ class _Packing:
         self._encoder = encoder
         self._routine = routine
         self._kept: list[Array] = []
+        self._words: CompactWords | None = None
         self._hidden = up_to(encoder.hidden, WIDTH_STEP)
         # of the widest: layers that were pruned are narrower
         self._inner = up_to(max(layer.down.weight.shape[1] for layer in encoder.layers), WIDTH_STEP)
@@ -200,14 +251,14 @@ class _Packing:
         positions = None if embeddings.positions is None else len(own_positions(embeddings))
         rows = len(embeddings.words), positions, None if embeddings.types is None else len(embeddings.types)
         model = self._model()
-        return PackedWeights(self._routine, model, tuple(self._kept), self._frequencies, rows)
+        return PackedWeights(self._routine, model, tuple(self._kept), self._frequencies, rows, self._words)
 
     def _model(self) -> native.ModelStruct:
         encoder, embeddings, readout = self._encoder, self._encoder.embeddings, self._encoder.readout
         layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers, self._below()))
         steps = (native.StepStruct * len(readout.steps))(*self._steps(readout))
         return native.ModelStruct(
-            words=self._table(embeddings.words),
+            words=self._word_table(embeddings.words),
             positions=None if embeddings.positions is None else self._table(own_positions(embeddings)),
             types=None if embeddings.types is None else self._table(embeddings.types),
             embedding_norm=self._norm(embeddings.norm, self._embedding),
@@ -235,6 +286,14 @@ class _Packing:
     def _pointer(self, array: Array) -> int:
         self._kept.append(array)
         return int(array.ctypes.data)
+
+    def _word_table(self, words: described.Array) -> int:
+        if not isinstance(words, described.StoredArray) or words.compact is None:
+            return self._table(words)
+        parts = tuple(np.ascontiguousarray(part) for part in words.compact.parts())
+        self._kept += parts
+        self._words = CompactWords(parts, words.compact.decode, self._embedding)
+        return self._words.address
 
     def _table(self, rows: Floats) -> int:
         return self._pointer(widened(rows, len(rows), self._embedding))
