@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ def test_whoever_ranks_otherwise_is_no_contender(tmp_path: Path) -> None:
     contenders = [Contender("one", sys.executable, quick, "x"), Contender("other", sys.executable, other, "x")]
     with pytest.raises(RuntimeError, match="other gives"):
         in_turns(contenders, 1, 1, tmp_path)
+    found = in_turns([contenders[0], replace(contenders[1], alike=False)], 1, 1, tmp_path)
+    assert found["other"].scores[0] == 0.5 + 2 * AGREE
     with pytest.raises(RuntimeError, match="one failed"):
         in_turns([Contender("one", sys.executable, "1 / 0", "x")], 1, 1, tmp_path)
 
