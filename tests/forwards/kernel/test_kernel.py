@@ -21,7 +21,7 @@ from secondpass.forwards.description import Encoder, Linear, Norm, Pooling, Read
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import KernelEncoder, chunk_ends, evenly, kernel_forward, native
 from secondpass.forwards.kernel.native import Routine
-from secondpass.forwards.kernel.weights import packed
+from secondpass.forwards.kernel.weights import packed, up_to
 from secondpass.forwards.packed import PackedEncoder
 from secondpass.forwards.plain import PlainEncoder
 from secondpass.tokens import Tokens
@@ -417,8 +417,15 @@ def test_no_thread_is_started_that_would_have_no_work(monkeypatch: pytest.Monkey
     """A short pair is for one thread, one of three blocks for three at most, whatever is allowed."""
     forward = KernelEncoder(packed(arrays(made()[1]), routine))
     monkeypatch.setattr(kernel_package, "thread_count", lambda: 8)
-    one = 32 if routine.instructions == "amx" and routine.precision != "fp32" else 16
-    assert [forward._threads(tokens) for tokens in (1, one, 48, 200)] == [1, 1, 3, 8]
+    tiles = routine.instructions == "amx"
+    one = 8 if not tiles else 16 if routine.precision == "fp32" else 32
+    block = 16 if tiles else 8
+    assert [forward._threads(count) for count in (1, one, 3 * block, 200)] == [1, 1, 3 if 3 * block > one else 1, 8]
+    # as `for_blocks` of source/encoder.hpp deals them out: whole tiles, or evenly by four rows
+    for count in range(1, 300):
+        threads = forward._threads(count)
+        step = up_to(-(-count // threads), 16 if tiles else 4)
+        assert -(-count // step) == threads or count > 8 * block
 
 
 def test_without_a_library_there_is_no_forward(monkeypatch: pytest.MonkeyPatch) -> None:

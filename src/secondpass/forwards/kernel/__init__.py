@@ -34,9 +34,9 @@ from secondpass.tokens import Tokens
 CHUNK_TOKENS = 384
 # With fewer sequences for each thread, threads share a chunk instead.
 ENOUGH_EACH = 4
-# Rows of a block. Threads that share a chunk take whole ones: none is started that would have none, and where tiles
-# take twice as many at once, two blocks are for one thread.
-BLOCK_ROWS = 16
+# Rows of a block. Of threads that share a chunk none is started that would have fewer, and where tiles take twice as
+# many at once, two blocks are for one thread.
+TILE_ROWS, REGISTER_ROWS = 16, 8
 ROWS_BEHIND = 32
 
 Bytes = npt.NDArray[np.uint8]
@@ -183,8 +183,9 @@ class KernelEncoder:
 
     def _threads(self, tokens: int) -> int:
         """No more than have work; one where a second would win nothing."""
-        at_once = 2 * BLOCK_ROWS if self._routine.instructions == "amx" and not self._routine.digits else BLOCK_ROWS
-        return 1 if tokens <= at_once else min(thread_count(), -(-tokens // BLOCK_ROWS))
+        block = TILE_ROWS if self._routine.instructions == "amx" else REGISTER_ROWS
+        at_once = 2 * block if block == TILE_ROWS and not self._routine.digits else block
+        return 1 if tokens <= at_once else min(thread_count(), -(-tokens // block))
 
     @staticmethod
     def _chunks(

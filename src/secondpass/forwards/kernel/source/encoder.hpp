@@ -128,11 +128,12 @@ class Encoder {
 
     static Span whole(const Matrix& matrix, int group) { return {0, matrix.groups * group}; }
 
-    // Calls work(first, count) for this thread's blocks of `rows` rows.
+    // Calls work(first, count) for this thread's blocks of `rows` rows: whole tiles, or as even ones as registers multiply
+    // well.
     template <class Work>
     void for_blocks(int rows, Work work) {
         const int parts = larger(team.size, (rows + MOST_ROWS - 1) / MOST_ROWS);
-        const int step = smaller(MOST_ROWS, rounded_up((rows + parts - 1) / parts, 16));
+        const int step = smaller(MOST_ROWS, rounded_up((rows + parts - 1) / parts, Main::TILED ? 16 : 4));
         for (int first = team.rank * step; first < rows; first += team.size * step)
             work(first, smaller(step, rows - first));
     }
