@@ -32,8 +32,7 @@ from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.forwards.kernel import native
-from secondpass.forwards.learning.packed import has_fast_bf16
-from secondpass.forwards.precision import Precision
+from secondpass.forwards.precision import Precision, has_fast_bf16
 from secondpass.models.folders import folder_of
 from secondpass.models.identity import weights_digest
 

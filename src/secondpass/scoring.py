@@ -347,8 +347,7 @@ def score_rows(
         most = 1 if computation.batching == "single" else most
         places = plan(lengths, max_batch_tokens, most, computation.pads, computation.batching == "equal")
     batches = [tuple(rows[place] for place in batch) for batch in places]
-    planned = time.perf_counter()
-    progress = Progress()
+    planned, progress = time.perf_counter(), Progress()
     logits = score(computation, tokens, batches, progress, step)[list(rows)]
     seconds = time.perf_counter() - planned
     spent = Spent(seconds, progress.batches, progress.retries, sum(lengths), progress.places, planned - began)

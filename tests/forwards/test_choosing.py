@@ -17,7 +17,7 @@ import torch
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
-from secondpass.forwards import choosing, kernel
+from secondpass.forwards import choosing, kernel, module
 from secondpass.forwards.choosing import Settled
 from secondpass.forwards.contract import Computation, Compute, Logits, Padding
 from secondpass.forwards.description import mapped
@@ -270,6 +270,24 @@ def test_auto_is_exact_without_samples_and_for_small_models() -> None:
     assert _forward(large, "auto").ready().dtype == "float32"
     assert _forward(small, "auto", inputs_of((5, 9), small)).ready().dtype == "float32"
     assert choosing._SAVES == {}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_does_not_measure_torchs_bfloat16_where_the_processor_has_none(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """It would take seconds at loading; whoever asks for it by name still gets it."""
+    model = model_of("deberta-v2", hidden_size=128)
+    monkeypatch.setattr(module, "has_fast_bf16", lambda: fast)
+    own = described(model)
+    assert own is not None
+    assert isinstance(own.worth_trying("bf16"), str) != fast
+    assert not isinstance(own.worth_trying("fp32"), str)
+    forward = _forward(model, "auto", inputs_of((9, 20, 30), model))
+    dtype = forward.ready().dtype
+    assert fast or dtype == "float32"
+    assert (choosing._SAVES == {}) != fast
+    assert _forward(model, "bf16").ready().dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("precision", ["int16", "int8"])

@@ -19,7 +19,8 @@ import torch
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import cheap_dropout, dropout_set_to, give_back_memory, keep_freed_memory
-from secondpass.forwards.learning.packed import TrainingForward, has_fast_bf16, training_forward
+from secondpass.forwards.learning.packed import TrainingForward, training_forward
+from secondpass.forwards.precision import has_fast_bf16
 from secondpass.models.modules import stored_weights
 from secondpass.models.saving import check_storage
 from secondpass.models.weights import COMPACT

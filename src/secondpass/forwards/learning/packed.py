@@ -6,7 +6,7 @@ so that dropout, low-rank additions and frozen weights are what they are; only a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -199,16 +199,3 @@ class PaddedForward:
         made = encoder(**padded.named(self._input_names, self._model.device), return_dict=True).last_hidden_state
         states: torch.Tensor = made[padded.attention_mask.bool().to(made.device)]
         return states.float()
-
-
-def has_fast_bf16() -> bool:
-    """Whether this CPU multiplies faster in bfloat16: in a matrix unit (Intel AMX), or as AMD's Zen 4 and 5 do.
-
-    Intel's processors with AMX, where that is hidden from a virtual machine, have AVX-512's product of bfloat16 too,
-    at half the speed of float32's; they are told apart by AVX-512 FP16, which AMD's lack.
-    """
-    ask: Callable[[], Mapping[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)
-    if ask is None:  # torch before it had that asked for AMX alone
-        return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-    has = ask()
-    return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and not has.get("avx512_fp16")))
