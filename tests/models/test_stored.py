@@ -29,8 +29,8 @@ from secondpass.forwards.readout import ReadoutModel
 from secondpass.models.building import compressed, expanded, save_compact
 from secondpass.models.identity import weights_digest
 from secondpass.models.loading import Loaded, LoadRequest, load
-from secondpass.models.stored import HeldFiles, StoredModel, _read, arrays_of, open_model
-from secondpass.models.weights import GROUP
+from secondpass.models.stored import StoredModel, _read, open_model
+from secondpass.models.weights import GROUP, HeldFiles, arrays_of
 from secondpass.tuning.probabilities import fitted
 from tests.parity.test_families import ARCHITECTURES, tiny
 from tests.tiny_models import make_chain, make_folder

@@ -6,27 +6,18 @@ What is read here is what `models.loading` would make of the same folder; wherev
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import math
-import os
 import sys
-import tempfile
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from secondpass.calibration import FILE, Calibration
 from secondpass.errors import MissingExtra, ModelLoadError
 from secondpass.forwards.choosing import has_torch
-from secondpass.forwards.description import Broken, CompactRows, Encoder, NotDescribed, StoredArray
+from secondpass.forwards.description import Broken, Encoder, NotDescribed, StoredArray
 from secondpass.forwards.families import ENCODERS, describe_stored, stored_family, weights_prefix
 from secondpass.forwards.families.modernbert import DEFAULTS as MODERNBERT
 from secondpass.forwards.family import Family
@@ -52,9 +43,8 @@ from secondpass.models.modules import __file__ as modules_source
 from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
 from secondpass.models.tokenizer import SETTINGS_FILES
-from secondpass.models.weights import COMPACT, SCALE, check_counts, scaled, scaled_shape, stored_sizes, tell_unused
+from secondpass.models.weights import COMPACT, HeldFiles, arrays_of, check_counts, stored_sizes, tell_unused
 from secondpass.models.weights import __file__ as weights_source
-from secondpass.system import READ, read_at
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +53,6 @@ SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "*.spm", "*.jinja
 # Of the JSON beside weights what saving writes: a run of training, a cascade and others leave theirs there, too.
 SAVED = {"config.json", "generation_config.json", "tokenizer.json", "vocab.json", *SETTINGS_FILES}
 SAVED |= {INDEX, LISTED, NEWEST_FILE, TRANSFORMER_FILE}
-# Numbers by their names in the head of a file; those of bfloat16 are the upper halves of float32's.
-FLOATING = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-# Those of matrices that have scales beside them, see `building.compressed`.
-SCALED = {"I8": "|i1", "U8": "|u1"}
-TYPES = {**FLOATING, **SCALED}
 # Arguments of transformers' loaders: whoever gives one wants what transformers makes of it.
 PASSED_ON = ("automodel_args", "tokenizer_args", "config_args")
 # Arguments that give other logits by the same weights.
@@ -78,170 +63,6 @@ UNUSUAL = ("quantization_config", "pruned_heads", "auto_map")
 READERS = (Path(__file__), Path(modules_source), Path(weights_source))
 # Where accelerators show themselves on Linux; whether torch can use one only torch knows.
 ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "davinci*", "accel*", "hl[0-9]*")
-
-
-class HeldFiles:
-    """Files of a folder that stay open, so that they can be read after the folder has gone or has got others.
-
-    Raises:
-        ModelLoadError: one cannot be opened, or when it is read: was written to meanwhile.
-    """
-
-    def __init__(self, folder: Path, names: list[str]) -> None:
-        self.folder = folder
-        self._beside = {*os.listdir(folder)}
-        self._open: dict[str, tuple[int, os.stat_result]] = {}
-        self._copies: dict[str, bytes] = {}
-        for name in names:
-            try:
-                place = os.open(folder / name, READ)
-            except OSError as error:
-                raise ModelLoadError(f"{folder / name} cannot be read: {error.strerror}") from error
-            # not at the end of the interpreter, which closes them itself
-            weakref.finalize(self, os.close, place).atexit = False
-            self._open[name] = place, os.fstat(place)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy has the files' contents with it."""
-        copies = {name: bytes(self.bytes_of(name, 0, self.size(name))) for name in self.names()}
-        return {"folder": self.folder, "_beside": set(), "_open": {}, "_copies": copies}
-
-    def names(self) -> list[str]:
-        """Of all files, as they stand below the folder."""
-        return [*self._open, *self._copies]
-
-    def size(self, name: str) -> int:
-        """In bytes."""
-        return self._open[name][1].st_size if name in self._open else len(self._copies[name])
-
-    def path_of(self, name: str) -> Path:
-        """By which the open file is found, whatever has its name by now; its own where the system has no such paths."""
-        place = Path(f"/proc/self/fd/{self._open[name][0]}")
-        return place if place.exists() else self.folder / name
-
-    def bytes_of(self, name: str, begin: int, size: int) -> memoryview:
-        """Part of a file; a copy that is its caller's."""
-        if name in self._copies:
-            return memoryview(bytearray(self._copies[name][begin : begin + size]))
-        place, before = self._open[name]
-        made = memoryview(bytearray(size))
-        read = 0
-        while read < size:
-            step = read_at(place, made[read : read + 2**30], begin + read)
-            if step == 0:
-                break
-            read += step
-        now = os.fstat(place)
-        if read < size or (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise ModelLoadError(f"{self.folder / name} was written to after it was opened: load the model again")
-        return made
-
-    @contextmanager
-    def restored(self) -> Iterator[Path]:
-        """The folder, or where it is no longer the one that was opened, another with the same files."""
-        if self._open and self._is_same():
-            yield self.folder
-            return
-        with tempfile.TemporaryDirectory(prefix="secondpass-") as folder:
-            self.write(Path(folder))
-            yield Path(folder)
-
-    def write(self, folder: Path, names: Iterable[str] | None = None) -> None:
-        """Write all of them, or some, below another folder."""
-        for name in self.names() if names is None else names:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.bytes_of(name, 0, self.size(name)))
-
-    def _is_same(self) -> bool:
-        """Whether the files are where they were, and no other has come beside them, which torch might read."""
-        try:
-            now = [os.stat(self.folder / name) for name in self._open]
-            added = {*os.listdir(self.folder)} - self._beside
-        except OSError:
-            return False
-        return not added and [*map(_mark, now)] == [_mark(before) for _, before in self._open.values()]
-
-
-def _mark(seen: os.stat_result) -> tuple[int, ...]:
-    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
-
-
-def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, StoredArray]:
-    """The weights of a safetensors file by name, float32 whatever they are stored as.
-
-    `compact` ones are matrices with scales, see `building.compressed`. Types that no weight of ours has are left out.
-
-    Raises:
-        ModelLoadError: the head of the file does not say what is in it.
-        NotDescribed: scales are of another kind than those that we write.
-    """
-    path = files.folder / name
-    try:
-        size = int.from_bytes(files.bytes_of(name, 0, 8), "little")
-        if size > files.size(name) - 8:
-            raise ValueError("its head is longer than the file")
-        head = json.loads(bytes(files.bytes_of(name, 8, size)))
-        found = {key: _Place.of(entry, 8 + size, files.size(name)) for key, entry in head.items() if key[:2] != "__"}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelLoadError(f"{path} is broken: {error}") from error
-    made = {}
-    for key, place in found.items():
-        if place.kind in SCALED and not (compact and found.get(key + SCALE) is not None):
-            continue
-        if compact and key.endswith(SCALE) and getattr(found.get(key.removesuffix(SCALE)), "kind", None) in SCALED:
-            continue
-        if place.kind in TYPES:
-            scale = found[key + SCALE] if place.kind in SCALED else None
-            shape = place.shape
-            if scale is not None:
-                try:
-                    shape = scaled_shape(place.kind == "U8", shape, scale.shape if scale.kind in FLOATING else ())
-                except ValueError as error:
-                    raise NotDescribed(f"{key + SCALE} of {name}: {error}") from None
-            rows = None
-            if scale is not None and len(shape) == 2:
-                rows = CompactRows(partial(_compact, files, name, place, scale), scaled)
-            made[key] = StoredArray(shape, partial(_numbers, files, name, place, scale), rows)
-    return made
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the numbers of one array are in a file."""
-
-    kind: str
-    shape: tuple[int, ...]
-    begin: int
-    size: int
-
-    @classmethod
-    def of(cls, entry: Mapping[str, Any], start: int, end: int) -> _Place:
-        begin, behind = (start + int(offset) for offset in entry["data_offsets"])
-        shape = tuple(int(size) for size in entry["shape"])
-        kind = str(entry["dtype"])
-        if not start <= begin <= behind <= end or min(shape, default=1) < 0:
-            raise ValueError("an array lies outside of it")
-        if kind in TYPES and behind - begin != math.prod(shape) * np.dtype(TYPES[kind]).itemsize:
-            raise ValueError("an array has another size than its shape")
-        return cls(kind, shape, begin, behind - begin)
-
-
-def _raw(files: HeldFiles, name: str, place: _Place) -> npt.NDArray[Any]:
-    return np.frombuffer(files.bytes_of(name, place.begin, place.size), TYPES[place.kind]).reshape(place.shape)
-
-
-def _compact(files: HeldFiles, name: str, place: _Place, scale: _Place) -> tuple[npt.NDArray[Any], ...]:
-    return _raw(files, name, place), _numbers(files, name, scale, None)
-
-
-def _numbers(files: HeldFiles, name: str, place: _Place, scale: _Place | None) -> npt.NDArray[np.float32]:
-    if scale is not None:
-        return scaled(*_compact(files, name, place, scale))
-    raw = _raw(files, name, place)
-    if place.kind == "BF16":
-        return (raw.astype("<u4") << 16).view(np.float32)
-    return raw.astype(np.float32, copy=False)
 
 
 @dataclass(slots=True)
