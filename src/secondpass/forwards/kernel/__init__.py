@@ -7,6 +7,7 @@ in the batch and however many threads compute.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from ctypes import byref
 from typing import Any
 
@@ -91,10 +92,10 @@ class KernelEncoder:
         return self._routine.instructions
 
     def __copy__(self) -> KernelEncoder:
-        return KernelEncoder(self._weights)
+        return KernelEncoder(self._weights, self._model.layer_count)
 
     def __deepcopy__(self, memo: object) -> KernelEncoder:
-        return KernelEncoder(self._weights)
+        return copy(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         routine, words = self._routine, self._weights.words
