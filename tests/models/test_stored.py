@@ -396,6 +396,27 @@ def test_the_processor_has_a_number_too(tiny_folder: str, monkeypatch: pytest.Mo
             opened(tiny_folder, device=name)
 
 
+def test_rotary_settings_are_saved_without_torch_as_older_libraries_read_them(
+    tiny_model_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with torch; all else is what it was, and a folder that has the names already is copied."""
+    monkeypatch.setattr("secondpass.cross_encoder.has_torch", lambda: False)
+    monkeypatch.setattr("secondpass.models.stored.has_torch", lambda: False)
+    source = Path(tiny_model_folder("modernbert"))
+    settings = json.loads((source / "config.json").read_text())
+    names = "global_rope_theta", "local_rope_theta"
+    thetas = [settings["rope_parameters"][kind]["rope_theta"] for kind in ("full_attention", "sliding_attention")]
+    assert not settings.keys() & {*names}
+    CrossEncoder(str(source)).save(str(tmp_path / "saved"))
+    saved = (tmp_path / "saved" / "config.json").read_text()
+    assert json.loads(saved) == settings | dict(zip(names, thetas, strict=True))
+    assert (tmp_path / "saved" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    (tmp_path / "saved" / "config.json").write_text(f"{saved}\n\n")
+    again = CrossEncoder(str(tmp_path / "saved"))
+    again.save(str(tmp_path / "again"))
+    assert (tmp_path / "again" / "config.json").read_text() == f"{saved}\n\n"
+
+
 @pytest.mark.parametrize("form", ["float32", "int8", "shards", "chain"])
 def test_a_model_is_saved_without_torch(
     tiny_model_folder: Any, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -274,7 +274,7 @@ def write_older_rotary(folder: Path) -> None:
     scaling = {key: value for key, value in own.get("rope_theta", {}).items() if key != "rope_theta"}
     if scaling.get("rope_type", "default") != "default":
         older["rope_scaling"] = scaling
-    if older:
+    if settings | older != settings:
         write_json(path, settings | older)
 
 

@@ -24,7 +24,14 @@ from secondpass.forwards.family import Family
 from secondpass.forwards.kernel.cache import digest_of, keeps
 from secondpass.inputs import ModelTemplate
 from secondpass.lazy import lacking_torch, needs_torch
-from secondpass.models.config import LISTED, NEWEST_FILE, TRANSFORMER_FILE, architecture_in, read_json
+from secondpass.models.config import (
+    LISTED,
+    NEWEST_FILE,
+    TRANSFORMER_FILE,
+    architecture_in,
+    read_json,
+    write_older_rotary,
+)
 from secondpass.models.folders import INDEX
 from secondpass.models.identity import stored_calibration
 from secondpass.models.limits import check_ids, limit_of
@@ -104,9 +111,13 @@ class StoredModel:
         return whole.hexdigest()
 
     def copy(self, folder: Path) -> None:
-        """Write the model's own files below another folder, and none that only stands beside them."""
+        """Write the model's own files below another folder, and none that only stands beside them.
+
+        They are as they were, but for rotary settings under their older names too.
+        """
         names = [name for name in self.files.names() if name in SAVED or "/" in name or not name.endswith(".json")]
         self.files.write(folder, names)
+        write_older_rotary(folder)
 
     def build(self, reason: str) -> Loaded:
         """The same model of torch, for a `reason`; raises MissingExtra where `has_torch` is false."""
