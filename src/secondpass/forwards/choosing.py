@@ -32,9 +32,10 @@ WHOLE: tuple[Settled, ...] = ("int16", "int8")
 ROUNDED: tuple[Settled, ...] = ("bf16", "int16")
 # It must save this share of the time before "auto" looks at its scores: less could be chance.
 SAVING = 0.05
-# Samples that are timed, how often, and by which share of the layers, where they can be computed apart.
+# Samples that are timed, how often at least, and while others compute at most, and by which share of the layers, where
+# they can be computed apart.
 FEW = 4
-TURNS = 4
+TURNS, MOST_TURNS = 4, 16
 LAYERS = 1 / 6
 # The second best time is so much longer than the best at most, or others computed meanwhile: alone it is 1 % on two
 # cores of a Zen 4, beside six busy programs 5 to 60 %, and then bfloat16 seemed to save anything from nothing to half.
@@ -80,21 +81,30 @@ def _saves(rounded: Compute, exact: Compute, samples: Sequence[Tokens]) -> tuple
     By turns and at best, so that what else the machine does hits both or neither.
     """
     few = samples[:: max(1, len(samples) // FEW)]
-    taken: dict[Compute, list[float]] = {_beginning(rounded): [], _beginning(exact): []}
-    for _ in range(1 + TURNS):
+    clock, own, others = time.perf_counter, _shallow(rounded), _shallow(exact)
+    if own is not None and others is not None:
+        # of the one thread that computes: what other processes do hardly lengthens it
+        clock, rounded, exact = time.thread_time, own, others
+    taken: dict[Compute, list[float]] = {rounded: [], exact: []}
+    saves, alone, turn = False, False, 0
+    while turn < TURNS or (turn < MOST_TURNS and not alone):
         for compute, seconds in taken.items():
-            began = time.perf_counter()
+            if turn == 0:
+                compute(few)  # warms up
+            began = clock()
             compute(few)
-            seconds.append(time.perf_counter() - began)
-    # the first time warms up
-    (short, shorter), (long, longer) = (sorted(seconds[1:])[:2] for seconds in taken.values())
-    return 1 - short / long > SAVING, max(shorter / short, longer / long) < 1 + ALONE
+            seconds.append(clock() - began)
+        turn += 1
+        if turn >= TURNS:
+            (short, shorter), (long, longer) = (sorted(seconds)[:2] for seconds in taken.values())
+            saves, alone = 1 - short / long > SAVING, max(shorter / short, longer / long) < 1 + ALONE
+    return saves, alone
 
 
-def _beginning(compute: Compute) -> Compute:
-    """What takes a share of its time, or itself: all layers take the same."""
+def _shallow(compute: Compute) -> Compute | None:
+    """What takes a share of its time in one thread, since all layers take the same; None: it has no such part."""
     shallow = getattr(getattr(compute, "states", compute), "shallow", None)
-    return compute if shallow is None else shallow(LAYERS)
+    return None if shallow is None else shallow(LAYERS)
 
 
 def apart(compute: Compute, types: bool) -> Compute:

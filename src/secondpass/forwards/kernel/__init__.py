@@ -74,13 +74,15 @@ def evenly(lengths: npt.NDArray[np.int64], parts: int) -> tuple[npt.NDArray[np.i
 class KernelEncoder:
     """The forward of one encoder at one precision.
 
-    Copies share its weights. With `layers` it is computed by the first of its layers alone.
+    Copies share its weights. With `layers` it is computed by the first of its layers alone, in the thread that asks.
     """
 
     def __init__(self, weights: PackedWeights, layers: int | None = None) -> None:
         self._weights = weights
         self._model = native.ModelStruct.from_buffer_copy(weights.model)
-        self._model.layer_count = weights.model.layer_count if layers is None else layers
+        self._layers = layers
+        if layers is not None:
+            self._model.layer_count = layers
         self._routine = weights.routine
         self._turns: list[Floats] = []
         # Memory of calls that ended; popping and appending are atomic.
@@ -92,7 +94,7 @@ class KernelEncoder:
         return self._routine.instructions
 
     def __copy__(self) -> KernelEncoder:
-        return KernelEncoder(self._weights, self._model.layer_count)
+        return KernelEncoder(self._weights, self._layers)
 
     def __deepcopy__(self, memo: object) -> KernelEncoder:
         return copy(self)
@@ -186,7 +188,7 @@ class KernelEncoder:
         """No more than have work; one where a second would win nothing."""
         block = TILE_ROWS if self._routine.instructions == "amx" else REGISTER_ROWS
         at_once = 2 * block if block == TILE_ROWS and not self._routine.digits else block
-        return 1 if tokens <= at_once else min(thread_count(), -(-tokens // block))
+        return 1 if tokens <= at_once or self._layers is not None else min(thread_count(), -(-tokens // block))
 
     @staticmethod
     def _chunks(
