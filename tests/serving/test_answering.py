@@ -23,7 +23,7 @@ from torch import nn
 from secondpass import Cascade, CrossEncoder, StoppingRule
 from secondpass.activations import TemperedSigmoid
 from secondpass.calibration import Calibration
-from secondpass.errors import InvalidInput
+from secondpass.errors import DeadlineExceeded, InvalidInput, OutOfMemory
 from secondpass.serving import answering
 from secondpass.serving.answering import answered, check_texts, unless_gone
 from secondpass.serving.models import Models, Served
@@ -552,6 +552,21 @@ def test_an_answer_that_does_not_come_in_time_is_504(serve: Serve, held: Held) -
         refused = live.client.post("/v2/rerank", json=BODY, headers={"Secondpass-Deadline-Ms": wrong})
         assert refused.status_code == 422
         assert "Secondpass-Deadline-Ms" in refused.json()["message"]
+
+
+def test_a_deadline_that_is_over_in_scoring_first_is_the_clients() -> None:
+    """What is said is the whole of it, not what was left when scoring began; another error stays what it is."""
+
+    async def there() -> Any:
+        await asyncio.Event().wait()
+
+    async def failing(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(Problem, match=r"^no answer within the deadline of 0\.2 s$"):
+        asyncio.run(unless_gone(there, 5, 0.2, failing(DeadlineExceeded("the answer was not there within 0.15 s"))))
+    with pytest.raises(OutOfMemory, match="pair 3"):
+        asyncio.run(unless_gone(there, 5, 0.2, failing(OutOfMemory("pair 3", (3,)))))
 
 
 def test_a_large_body_waits_for_others_no_longer_than_its_deadline(serve: Serve, held: Held) -> None:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from secondpass.activations import scaled
 from secondpass.cascade import going_on, joined, put
-from secondpass.errors import NonFiniteScore, NoTokens, OutOfMemory, TooLong
+from secondpass.errors import DeadlineExceeded, NonFiniteScore, NoTokens, OutOfMemory, TooLong
 from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
 from secondpass.ranking import Ranked, Ranking, activated, ranked
@@ -239,9 +239,10 @@ async def unless_gone(receive: Receive, seconds: float, limit_s: float, work: Aw
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, gone}, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
+        # what scores has a deadline, too, which may be over first
+        if task.done() and not isinstance(task.exception(), DeadlineExceeded):
             return task.result()
-        raise client_gone() if gone.done() else late(limit_s)
+        raise client_gone() if gone.done() and not task.done() else late(limit_s)
     finally:
         for one in (task, gone):
             one.cancel()

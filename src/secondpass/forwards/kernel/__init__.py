@@ -18,16 +18,7 @@ from secondpass.forwards.contract import Logits, checked_inputs, end_to_end
 from secondpass.forwards.description import Encoder
 from secondpass.forwards.kernel import cache, native
 from secondpass.forwards.kernel.native import Precision, thread_count
-from secondpass.forwards.kernel.weights import (
-    POOLINGS,
-    Decode,
-    Floats,
-    PackedWeights,
-    aligned,
-    angles,
-    packed,
-    unsupported,
-)
+from secondpass.forwards.kernel.weights import POOLINGS, Decode, Floats, PackedWeights, aligned, angles, packed
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -221,7 +212,8 @@ def kernel_forward(
     """The kernel's forward of an encoder, or a sentence that says why it cannot be had.
 
     Args:
-        encoder: gives it as of `weights.packed`; not called where packed weights of that identity lie in the cache.
+        encoder: gives one that is not `weights.unsupported`, as `weights.packed` takes it; not called where packed
+            weights of that identity lie in the cache.
         precision: of the computation.
         identity: stands for all that `encoder` is made from, weights and config; None: nothing is looked for in the
             cache. What is packed here is kept by `KernelEncoder.kept`.
@@ -234,8 +226,4 @@ def kernel_forward(
         weights = cache.weights(identity, routine, decode)
         if weights is not None:
             return KernelEncoder(weights)
-    found = encoder()
-    missing = unsupported(found)
-    if missing is not None:
-        return missing
-    return KernelEncoder(packed(found, routine))
+    return KernelEncoder(packed(encoder(), routine))
