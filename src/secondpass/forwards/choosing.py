@@ -170,16 +170,18 @@ class _Kernel:
 
     def kept(self, precision: Settled) -> Compute | str:
         """The one that was chosen, kept."""
-        made = self._made.get(precision) or self._packed(precision)
-        if isinstance(made, str):
-            return made
-        return whole(made if self._identity is None else made.kept(self._identity), self._encoder)
+        tried = self._made.get(precision)
+        if tried is None:  # of an earlier start mostly, which is looked for once
+            made = self._packed(precision, keep=True)
+        else:
+            made = tried if self._identity is None else tried.kept(self._identity)
+        return made if isinstance(made, str) else whole(made, self._encoder)
 
-    def _packed(self, precision: Settled) -> KernelEncoder | str:
+    def _packed(self, precision: Settled, keep: bool = False) -> KernelEncoder | str:
         missing = unsupported(self._encoder)
         if missing is not None:
             return missing
-        return kernel_forward(self._numbers, precision, self._identity, self._decode)
+        return kernel_forward(self._numbers, precision, self._identity, self._decode, keep)
 
 
 def stored_forward(

@@ -299,10 +299,7 @@ class StoredArray:
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        read: Callable[[], npt.NDArray[np.float32]],
-        compact: CompactRows | None = None,
+        self, shape: tuple[int, ...], read: Callable[[], npt.NDArray[np.float32]], compact: CompactRows | None = None
     ) -> None:
         self.shape, self._read, self.compact = shape, read, compact
 

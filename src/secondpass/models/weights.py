@@ -352,9 +352,7 @@ def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, S
                     shape = scaled_shape(place.kind == "U8", shape, scale.shape if scale.kind in FLOATING else ())
                 except ValueError as error:
                     raise NotDescribed(f"{key + SCALE} of {name}: {error}") from None
-            rows = None
-            if scale is not None and len(shape) == 2:
-                rows = CompactRows(partial(_compact, files, name, place, scale), scaled)
+            rows = None if scale is None else CompactRows(partial(_compact, files, name, place, scale), scaled)
             made[key] = StoredArray(shape, partial(_numbers, files, name, place, scale), rows)
     return made
 

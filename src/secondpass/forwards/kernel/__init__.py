@@ -207,7 +207,11 @@ def _unpickled(content: Any, precision: Precision, instructions: str, decode: De
 
 
 def kernel_forward(
-    encoder: Callable[[], Encoder], precision: Precision, identity: str | None = None, decode: Decode | None = None
+    encoder: Callable[[], Encoder],
+    precision: Precision,
+    identity: str | None = None,
+    decode: Decode | None = None,
+    keep: bool = False,
 ) -> KernelEncoder | str:
     """The kernel's forward of an encoder, or a sentence that says why it cannot be had.
 
@@ -216,8 +220,9 @@ def kernel_forward(
             weights of that identity lie in the cache.
         precision: of the computation.
         identity: stands for all that `encoder` is made from, weights and config; None: nothing is looked for in the
-            cache. What is packed here is kept by `KernelEncoder.kept`.
+            cache.
         decode: of the words of a compact model, see `weights.CompactWords`.
+        keep: what is packed here is put into the cache, as `KernelEncoder.kept` does later.
     """
     routine = native.find(precision)
     if isinstance(routine, str):
@@ -226,4 +231,5 @@ def kernel_forward(
         weights = cache.weights(identity, routine, decode)
         if weights is not None:
             return KernelEncoder(weights)
-    return KernelEncoder(packed(encoder(), routine))
+    made = KernelEncoder(packed(encoder(), routine))
+    return made if identity is None or not keep else made.kept(identity)
