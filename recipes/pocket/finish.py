@@ -40,6 +40,11 @@ class Temperature:
     scale: float
     bias: float
 
+    @property
+    def inverse(self) -> Temperature:
+        """What takes it back."""
+        return Temperature(1 / self.scale, -self.bias / self.scale)
+
 
 def temperature(exams: Sequence[Exam], scores: Sequence[Scores]) -> Temperature:
     """A logistic fit (Platt 1999) of the judgements on BM25's first ten, every collection counting the same."""

@@ -107,6 +107,31 @@ def training_groups(
     log.info("%d of %d queries give a group", drawing.number, len(queries))
 
 
+def found_groups(
+    pool: Corpus, queries: Sequence[TrainingQuery], window: Window, seed: int, documents: int
+) -> Iterator[Group]:
+    """A group of so many texts for each query that BM25 finds enough for; whoever teaches has not been asked.
+
+    The judged one is among them, half of the others are of its first ten, and the rest from further down.
+    """
+    found, scores = FirstPass(pool.texts).search([query.text for query in queries])
+    rng, number = random.Random(seed), 0
+    for query, rows, values in zip(queries, found, scores, strict=True):
+        order = [int(row) for row, value in zip(rows, values, strict=True) if value > 0]
+        judged = sorted(query.relevant, key=lambda one: -one[1])[:1]
+        chosen = [row for row, _ in judged]
+        for choice, take in ((order[:10], documents // 2), (order, documents)):
+            free = [row for row in choice if row not in chosen]
+            chosen += rng.sample(free, min(take, documents - len(chosen), len(free)))
+        limit, teaching = token_limit(number), Teaching((0.0,) * len(chosen), label_weight=LABEL_WEIGHT)
+        shown = [pool.texts[row] for row in chosen]
+        group = window.group(query.shown, shown, range(len(judged)), teaching, limit)
+        if group is not None:
+            number += 1
+            yield group
+    log.info("%d of %d queries give a group", number, len(queries))
+
+
 class _Drawing:
     """Draws the groups of one pool, one after the other; `number` of them so far."""
 

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from recipes.pocket.evaluate import Exam, Values
 from recipes.pocket.finish import (
     LAYER_BITS,
     WORD_BITS,
+    Temperature,
     calibrate,
     hold_words,
     round_words,
@@ -33,13 +35,14 @@ from recipes.pocket.finish import (
     write_folder,
     write_stage,
 )
-from recipes.pocket.groups import TEACHER_WEIGHTS, opinions, sentence_groups, training_groups
+from recipes.pocket.groups import DOCUMENTS, TEACHER_WEIGHTS, found_groups, opinions, sentence_groups, training_groups
 from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool
 from recipes.pocket.teachers import TEACHERS, Teacher, teacher_folder
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.training import (
     Group,
+    StateDistillation,
     TrainingSettings,
     drop_layers,
     narrow_layers,
@@ -50,6 +53,7 @@ from secondpass.training import (
     write_groups,
 )
 from secondpass.training.distillation.teachers import EncoderTeacher
+from secondpass.training.losses.loss import Loss
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +61,19 @@ PACKAGE = Path(__file__).parents[2] / "src" / "secondpass"
 LOG = Path(__file__).with_name("log.jsonl")
 # The student starts from this teacher, which has six layers.
 BASE = "minilm"
-# pocket-mini: the student's first layer and its last, half of the units of their blocks, and fewer words, 6 MB in all.
-MINI_LAYERS, MINI_UNITS = (0, 5), 768
-MINI_VOCABULARY = 15_800
-# Drawn of all of them: more than the student's steps take.
-QUERIES = 5_000
+# pocket-mini: pocket's first layer and its last, most of the units of their blocks, and fewer words, 6 MB in all. With
+# half of the units it is further from pocket's states after as many steps, three layers of half are no nearer; other
+# pairs of layers begin further away.
+MINI_LAYERS, MINI_UNITS = (0, 5), 1280
+MINI_VOCABULARY = 13_500
+# Drawn of all of them: more than the steps take.
+QUERIES, MINI_QUERIES, MINI_GROUPS = 5_000, 40_000, 2_000
 # What the student's start says counts so much among its teachers. It compares tokens, which they do not, and is better
 # than they are on some collections: their sum with it has a development mean .01 higher than without, while 400 steps
 # of learning from them alone left it .01 lower than it began.
 START_WEIGHT = 0.5
 # So long as a machine takes for them: steps, not minutes, so that what else it does meanwhile changes nothing.
-STEPS, MINI_STEPS = 400, 2_000
+STEPS, STATE_STEPS, MINI_STEPS = 400, 1_700, 600
 # What it starts with knows much already, which longer steps and smaller batches would wear away.
 SETTINGS = TrainingSettings(
     loss="labelled_distillation",
@@ -80,8 +86,11 @@ SETTINGS = TrainingSettings(
     save_every=100,
     log_every=50,
 )
-# pocket-mini has lost most of its layers and learns anew.
-MINI_SETTINGS: dict[str, Any] = {"learning_rate": 2e-4, "tokens_per_step": 4096, "weight_decay": 0.01}
+# pocket-mini has lost most of its layers and learns anew: pocket's states of all kinds of texts, of groups of a query
+# and as many as this, and then its scores.
+STATE_DOCUMENTS = 2
+STATE_SETTINGS: dict[str, Any] = {"learning_rate": 6e-4, "tokens_per_step": 4096, "weight_decay": 0.01}
+MINI_SETTINGS: dict[str, Any] = {**STATE_SETTINGS, "learning_rate": 2e-4}
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,11 @@ class Recipe:
     def queries(self) -> list[TrainingQuery]:
         """Of every kind."""
         return all_queries(self.data, self.pool, self.seed, part(QUERIES, self.share))
+
+    @cached_property
+    def mini_queries(self) -> list[TrainingQuery]:
+        """Of which pocket-mini reads."""
+        return all_queries(self.data, self.pool, self.seed, part(MINI_QUERIES, self.share))
 
     @property
     def texts(self) -> list[str]:
@@ -144,9 +158,9 @@ class Recipe:
             "teachers": dict(TEACHER_WEIGHTS),
             "vocabularies": [VOCABULARY, MINI_VOCABULARY],
             "bits": [WORD_BITS, LAYER_BITS],
-            "steps": [STEPS, MINI_STEPS],
+            "steps": [STEPS, STATE_STEPS, MINI_STEPS],
             "start_weight": START_WEIGHT,
-            "mini": [MINI_LAYERS, MINI_UNITS, MINI_SETTINGS],
+            "mini": [MINI_LAYERS, MINI_UNITS, MINI_QUERIES, STATE_DOCUMENTS, STATE_SETTINGS, MINI_SETTINGS],
             **{name: value for name, value in asdict(SETTINGS).items() if value != usual[name]},
         }
         made: dict[str, Any] = json.loads(json.dumps(identity))
@@ -163,8 +177,30 @@ def make_all(recipe: Recipe) -> None:
     identify(recipe)
     start(recipe)
     student(recipe)
+    finish(recipe, "student")
     mini(recipe)
-    finish(recipe)
+    finish(recipe, "mini")
+
+
+def make_companion(recipe: Recipe) -> None:
+    """Make pocket-mini from the pocket there is, as `make_all` goes on behind it; the log keeps the lines before.
+
+    Raises:
+        InvalidInput: pocket is not what the log tells of, or the work folder is of another recipe.
+    """
+    recipe.work.mkdir(parents=True, exist_ok=True)
+    identify(recipe)
+    if not is_noted(recipe, "pocket"):
+        entries = logged(recipe.log)
+        names = [entry["stage"] for entry in entries]
+        known = entries[: names.index("pocket") + 1] if "pocket" in names else []
+        if not known or known[-1]["made"]["files"] != files_of(recipe.output / "pocket"):
+            raise InvalidInput(f"output={recipe.output} has no pocket that log={recipe.log} tells of, make that first")
+        for entry in known:
+            if entry["stage"] not in MINI_STAGES:
+                note(recipe, entry["stage"], entry["given"], entry["made"])
+    mini(recipe)
+    finish(recipe, "mini")
 
 
 def is_finished(folder: Path) -> bool:
@@ -283,23 +319,43 @@ def _read_fast(folder: Path) -> CrossEncoder:
 
 
 def mini(recipe: Recipe) -> None:
-    """Two narrower layers and fewer words, which learn from the student."""
-    folder = recipe.work / "mini-start"
+    """Two narrower layers and fewer words, which learn from the finished pocket: its states first, then its scores."""
+    pocket, folder, file = recipe.output / "pocket", recipe.work / "mini-start", recipe.work / "mini-tokenizer.json"
+    made = next(entry for entry in logged(recipe.work / "log.jsonl") if entry["stage"] == "pocket")
+    fit = Temperature(**made["given"]["temperature"])
     if not is_finished(folder):
-        encoder = CrossEncoder(str(recipe.work / "student"), device="cpu")
+        encoder = CrossEncoder(str(pocket), device="cpu")
         drop_layers(encoder, MINI_LAYERS)
         narrow_layers(encoder, MINI_UNITS)
+        calibrate(encoder, fit.inverse)
         smaller = trim_vocabulary(encoder, recipe.texts, MINI_VOCABULARY)
-        smaller.tokenizer.backend_tokenizer.save(str(recipe.work / "mini-tokenizer.json"), pretty=False)
-        write_stage(smaller.model, recipe.work / "mini-tokenizer.json", folder)
+        smaller.tokenizer.backend_tokenizer.save(str(file), pretty=False)
+        write_stage(smaller.model, file, folder)
 
-    def groups() -> Iterator[Group]:
-        shown = read_groups(recipe.work / "student.jsonl")
-        yield from taught(shown, _read_fast(recipe.work / "student"), beside=True)
+    def drawn(count: int) -> Iterator[Group]:
+        window = Window(Tokenizer.from_file(str(recipe.work / "mini-tokenizer.json")))
+        return found_groups(recipe.pool, recipe.mini_queries, window, recipe.seed, count)
 
+    def asked(part: Sequence[Group]) -> list[list[float]]:
+        return [[(logit - fit.bias) / fit.scale for logit in logits] for logits in teacher(part)]
+
+    def scored() -> Iterator[Group]:
+        few = islice(drawn(DOCUMENTS), part(MINI_GROUPS, recipe.share))
+        yield from taught(few, asked, beside=True)
+
+    teacher = EncoderTeacher(_read_fast(pocket))
+    given = {
+        "layers": MINI_LAYERS,
+        "units": MINI_UNITS,
+        "vocabulary": MINI_VOCABULARY,
+        "pocket": made["made"]["files"],
+        "queries": digest_of(query.shown for query in recipe.mini_queries),
+    }
+    settings = replace(recipe.settings(STATE_STEPS), **STATE_SETTINGS)
+    states = StateDistillation(CrossEncoder(str(pocket), device="cpu", precision="fp32"))
+    trained(recipe, folder, lambda: drawn(STATE_DOCUMENTS), settings, "mini-states", lambda: given, states)
     settings = replace(recipe.settings(MINI_STEPS), **MINI_SETTINGS)
-    given = {"layers": MINI_LAYERS, "units": MINI_UNITS, "vocabulary": MINI_VOCABULARY}
-    trained(recipe, folder, groups, settings, "mini", lambda: given)
+    trained(recipe, recipe.work / "mini-states", scored, settings, "mini", lambda: given)
 
 
 def trained(
@@ -309,6 +365,7 @@ def trained(
     settings: TrainingSettings,
     name: str,
     given: Callable[[], Mapping[str, Any]],
+    loss: Loss | None = None,
 ) -> None:
     """Train the model in `start` on the groups, into a folder of that name; goes on where a stopped training was.
 
@@ -323,7 +380,7 @@ def trained(
         log.info("%s: training", name)
         encoder = CrossEncoder(str(start), device="cpu")
         hold_words(encoder.model)
-        train(encoder, read_groups(file), settings, output_dir=folder, watch=_told, show_progress_bar=False)
+        train(encoder, read_groups(file), settings, output_dir=folder, loss=loss, watch=_told, show_progress_bar=False)
     if is_noted(recipe, name):
         return
     entries = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
@@ -332,7 +389,7 @@ def trained(
         name,
         {
             **(json.loads(origin.read_text()) if origin.exists() else given()),
-            "settings": asdict(settings),
+            "settings": asdict(settings) | ({} if loss is None else {"loss": type(loss).__name__}),
             "groups": file_digest(file),
             "start": file_digest(start / "model.safetensors"),
         },
@@ -349,11 +406,21 @@ def _told(entry: Mapping[str, Any]) -> None:
 
 
 MODELS = {"student": ("pocket", "tokenizer.json"), "mini": ("pocket_mini", "mini-tokenizer.json")}
+MINI_STAGES = ("mini-states", "mini", "pocket_mini")
 
 
-def finish(recipe: Recipe) -> None:
-    """Calibrate both on the development collections and write the package's folders and the log."""
-    for name, (folder, tokenizer) in MODELS.items():
+def files_of(folder: Path) -> dict[str, str]:
+    """Digests of a finished model's files, its card aside, by their place in the folder."""
+    own = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".md"]
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in own}
+
+
+def finish(recipe: Recipe, name: str) -> None:
+    """Calibrate a trained model on the development collections and write the package's folder and the log."""
+    folder, tokenizer = MODELS[name]
+    output = recipe.output / folder
+    noted = {entry["stage"]: entry for entry in logged(recipe.work / "log.jsonl")}
+    if folder not in noted or noted[folder]["made"]["files"] != files_of(output):
         encoder, rounded = CrossEncoder(str(recipe.work / name), device="cpu"), recipe.work / f"{name}-int8"
         write_folder(encoder.model, recipe.work / tokenizer, rounded)
         # what is scored is the stored weights, once: scale and bias change no order
@@ -361,13 +428,10 @@ def finish(recipe: Recipe) -> None:
         scores = [scorer(own) for own in recipe.exams]
         fit = temperature(recipe.exams, scores)
         calibrate(encoder, fit)
-        output = recipe.output / folder
         write_folder(encoder.model, recipe.work / tokenizer, output)
         values = judged.collected(recipe.exams, scorer)
-        own = [file for file in sorted(output.rglob("*")) if file.is_file() and file.suffix != ".md"]
-        files = {file.relative_to(output).as_posix(): file_digest(file) for file in own}
         counted = ("documents", "queries")
         left_out = {own.name: dict(zip(counted, own.collection.left_out, strict=True)) for own in recipe.exams}
         given = {"temperature": asdict(fit), "left_out": left_out}
-        note(recipe, folder, given, {"files": files, "development": figures(values)})
+        note(recipe, folder, given, {"files": files_of(output), "development": figures(values)})
     shutil.copy(recipe.work / "log.jsonl", recipe.log)

@@ -171,12 +171,14 @@ def test_words_are_rounded_before_training(rules: Path, tmp_path: Path) -> None:
 
 
 def test_the_calibrated_logit_is_the_fits(rules: Path, model: ReadoutModel, tmp_path: Path) -> None:
-    """A line of the logit before."""
+    """A line of the logit before, which its inverse takes back."""
     write_stage(model, rules, tmp_path / "stage")
     encoder, pairs = CrossEncoder(str(tmp_path / "stage"), device="cpu"), [("the cat", "the mat"), ("a", "dog dog")]
     before = encoder.predict(pairs, activation_fct=torch.nn.Identity())
     calibrate(encoder, Temperature(0.5, -2.0))
     assert encoder.predict(pairs, activation_fct=torch.nn.Identity()) == pytest.approx(0.5 * before - 2, abs=1e-4)
+    calibrate(encoder, Temperature(0.5, -2.0).inverse)
+    assert encoder.predict(pairs, activation_fct=torch.nn.Identity()) == pytest.approx(before, abs=1e-4)
 
 
 def test_a_finished_folder_is_replaced_whole(

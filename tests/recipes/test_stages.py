@@ -25,7 +25,7 @@ from tests import fork_server
 from tests.recipes.small_data import write_all, write_teachers
 
 SHARE = 0.01
-TRAININGS = ("student", "mini")
+TRAININGS = ("student", "mini-states", "mini")
 PATIENCE = 600
 
 
@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on(made: Recipe, killed: dict[str, bytes]) -> None:
 def test_the_log_has_what_was_published(made: Recipe) -> None:
     """Each stage's settings, development figures and digests, in order; those of the output are the files'."""
     entries = {entry["stage"]: entry for entry in logged(made.log)}
-    assert list(entries) == ["start", *TRAININGS, "pocket", "pocket_mini"]
+    assert list(entries) == ["start", "student", "pocket", "mini-states", "mini", "pocket_mini"]
     for name, _ in MODELS.values():
         for file, digest in entries[name]["made"]["files"].items():
             assert file_digest(made.output / name / file) == digest
@@ -120,13 +120,14 @@ def test_the_finished_models_rank(made: Recipe, name: str, layers: int) -> None:
 
 
 def test_groups_have_a_teacher_and_labels(made: Recipe) -> None:
-    """The student's come from bi-encoders, pocket-mini's from the student; both know what was judged."""
-    ours, small = (list(read_groups(made.work / f"{name}.jsonl")) for name in TRAININGS)
+    """The student's come from bi-encoders, pocket-mini's from pocket; both know what was judged."""
+    ours, states, small = (list(read_groups(made.work / f"{name}.jsonl")) for name in TRAININGS)
     assert all(group.teaching is not None and len(group) >= 2 for group in (*ours, *small))
     assert {group.teaching.label_weight for group in ours if group.teaching} == {0.5, 1.0}
-    assert [group.documents for group in small] == [group.documents for group in ours][: len(small)]
-    assert small[0].teaching != ours[0].teaching
+    assert {len(group) for group in states} <= {2}
+    assert all(group.teaching is not None and len(set(group.teaching.scores)) > 1 for group in small)
     assert any(any(group.labels) for group in ours)
+    assert any(any(group.labels) for group in small)
 
 
 def test_finished_trainings_are_not_repeated(made: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +167,7 @@ def test_a_trial_is_not_published(tmp_path: Path, given: tuple[str, ...]) -> Non
 
 def test_the_log_tells_of_every_stage_and_its_own_groups(made: Recipe, tmp_path: Path) -> None:
     """A line that a stop has cost is made up for; what groups were made of is read beside them where it was kept."""
-    copied = replace(made, work=tmp_path / "work")
+    copied = replace(made, work=tmp_path / "work", log=tmp_path / "log.jsonl")
     shutil.copytree(made.work, copied.work)
     before = {entry["stage"]: entry for entry in logged(copied.work / "log.jsonl")}
     for name in TRAININGS:
@@ -177,13 +178,36 @@ def test_the_log_tells_of_every_stage_and_its_own_groups(made: Recipe, tmp_path:
     (copied.work / "mini.given.json").unlink()
     stages.start(copied)
     stages.student(copied)
+    stages.finish(copied, "student")
     stages.mini(copied)
     after = {entry["stage"]: entry for entry in logged(copied.work / "log.jsonl")}
-    assert list(after) == ["start", "student", "mini"]
+    assert list(after) == ["start", "student", "pocket", "mini-states", "mini"]
     assert after["student"]["given"].pop("queries") == "those that were drawn"
     assert before["student"]["given"].pop("queries")
     assert before["student"]["given"].pop("pool")
     assert after == {name: before[name] for name in after}
+
+
+def test_the_companion_is_made_of_the_pocket_there_is(made: Recipe, tmp_path: Path) -> None:
+    """What the one command makes behind pocket, without the work folder; another pocket than the log's is refused."""
+    own = replace(made, work=tmp_path / "work", output=tmp_path / "made", log=tmp_path / "log.jsonl")
+    shutil.copytree(made.output / "pocket", own.output / "pocket")
+    with pytest.raises(InvalidInput, match="has no pocket that log="):
+        stages.make_companion(own)
+    shutil.copy(made.log, own.log)
+    options = {"data": own.data, "work": own.work, "output": own.output, "log": own.log, "share": SHARE}
+    ran = CliRunner().invoke(app, ["companion", *(f"--{name}={value}" for name, value in options.items())])
+    assert ran.exit_code == 0, ran.output
+    ours, theirs = ({entry["stage"]: entry for entry in logged(log)} for log in (own.log, made.log))
+    assert list(ours) == list(theirs)
+    assert all(ours[name] == theirs[name] for name in ("start", "student", "pocket"))
+    # a training's last bits are another matter
+    assert ours["mini-states"]["given"] == theirs["mini-states"]["given"]
+    assert stages.files_of(own.output / "pocket_mini") == ours["pocket_mini"]["made"]["files"]
+    (own.output / "pocket" / "tokenizer.json").write_text("{}")
+    (own.work / "log.jsonl").unlink()
+    with pytest.raises(InvalidInput, match="has no pocket that log="):
+        stages.make_companion(own)
 
 
 def test_models_are_compared_and_measured(made: Recipe) -> None:

@@ -44,8 +44,8 @@ def by_hand(student: CrossEncoder, teacher: CrossEncoder, late: bool) -> list[fl
     """The definition, text by text, by transformers' own modules in float64; both have one vocabulary."""
     made = []
     for item in student.tokens(QUERIES, DOCUMENTS):
-        texts, far, angles = texts_of([item])[0] if late else [item], [], []
-        for text in texts:
+        apart = []
+        for text in texts_of([item])[0] if late else [item]:
             given = {
                 "input_ids": torch.from_numpy(text.ids.astype(np.int64))[None],
                 "token_type_ids": torch.from_numpy(text.type_ids.astype(np.int64))[None],
@@ -57,9 +57,9 @@ def by_hand(student: CrossEncoder, teacher: CrossEncoder, late: bool) -> list[fl
                     encoder.model.base_model(**given).last_hidden_state[0].double().numpy()
                     for encoder in (student, teacher)
                 )
-            far += [1 - _cosine(a, b) for a, b in zip(own, known, strict=True)]
-            angles.append(1 - _cosine(own.mean(0), known.mean(0)))
-        made.append(float(np.mean(far) + np.mean(angles)))
+            far = [1 - _cosine(a, b) for a, b in zip(own, known, strict=True)]
+            apart.append(np.mean(far) + 1 - _cosine(own.mean(0), known.mean(0)))
+        made.append(float(np.mean(apart)))
     return made
 
 

@@ -135,10 +135,11 @@ class MSE(Loss):
 class StateDistillation(Loss):
     """How far a student's last states are from its teacher's, by angle; labels are not read.
 
-    A pair's distance is the mean of 1 - cosine over its tokens, and of 1 - cosine of the means of its texts: of both
-    together, of each alone for a model of late interaction. From 0 to 4. Such a cosine is a part of DistilBERT's loss
-    (Sanh et al. 2019, arXiv:1910.01108); states alone, before a task is learnt, are the first half of TinyBERT's
-    training (Jiao et al. 2020, arXiv:1909.10351). What reads or compares states stays as it is.
+    A text's distance is the mean of 1 - cosine over its tokens, and 1 - cosine of their means; a pair's is that of both
+    together, and for a model of late interaction, which reads them apart, the mean of its two texts'. From 0 to 4.
+    Such a cosine is a part of DistilBERT's loss (Sanh et al. 2019, arXiv:1910.01108); states alone, before a task is
+    learnt, are the first half of TinyBERT's training (Jiao et al. 2020, arXiv:1909.10351). What reads or compares
+    states stays as it is.
 
     For `train(loss=StateDistillation(teacher))`, on any groups: what is read counts, not who is relevant. The student
     begins best as a part of the teacher (`drop_layers`, `narrow_layers`, `trim_vocabulary`).
@@ -224,10 +225,11 @@ class _Distances:
         def sums(rows: torch.Tensor) -> torch.Tensor:
             return rows.new_zeros(len(texts), *rows.shape[1:]).index_add(0, number, rows)
 
-        tokenwise = sums(1 - F.cosine_similarity(own, known, dim=-1))
+        tokenwise = sums(1 - F.cosine_similarity(own, known, dim=-1)) / lengths
         means = 1 - F.cosine_similarity(sums(own), sums(known), dim=-1)
-        of = torch.from_numpy(pairs).to(own.device)
-        return (tokenwise[of].sum(1) / lengths[of].sum(1) + means[of].mean(1))[:, None]
+        # gradients of a choice by brackets add up in an order that differs from run to run
+        chosen = (tokenwise + means).index_select(0, torch.from_numpy(pairs.ravel()).to(own.device))
+        return chosen.view(pairs.shape).mean(1)[:, None]
 
     def states(self, tokens: Sequence[Tokens]) -> torch.Tensor:
         """The student's."""
