@@ -49,6 +49,21 @@ def test_how_pairs_were_read_is_kept(run: Run, tmp_path: Path) -> None:
     assert list(plain.differences(tuned.conditions)) == ["window", "prompt"]
 
 
+def test_a_template_is_given_where_the_folder_has_none(run: Run, tmp_path: Path) -> None:
+    """Kept as the model reads it; beside a pipeline, which says that itself, it is refused by name."""
+    folder = make_decoder(tmp_path / "plain", "qwen3", length=600)
+    told = ("--template", "Is {document} about {query}? ", "--true-token", "yes", "--false-token", "no")
+    found = run("tune", *FEW, "--model", folder, *told, "-o", tmp_path)
+    assert found.exit_code == 0, found.output
+    tuned = Tuned.from_dict(json.loads((tmp_path / "tuned.json").read_text()))
+    model = CrossEncoder(str(folder), template=told[1], true_token="yes", false_token="no")
+    assert tuned.conditions == model.conditions()
+    assert tuned.marks == pytest.approx(marks_of(model), abs=1e-4)
+    refused = run("tune", *FEW, "--pipeline", "rerank_bm25", *told)
+    assert refused.exit_code == 2
+    assert "--template goes with --first: a pipeline says how texts are read" in " ".join(refused.output.split())
+
+
 def test_mistakes_are_told_before_a_model_is_loaded(run: Run, tmp_path: Path, tiny_folder: str) -> None:
     """Names that stand for two, fields that are no numbers, too few labels; a pipeline's likewise, before it runs."""
     runs = [tmp_path / name / "run.trec" for name in ("a", "b")]

@@ -101,6 +101,9 @@ def tune(
     device: arguments.Device = None,
     precision: arguments.Precision = None,
     instruction: arguments.Instruction = None,
+    template: arguments.Template = None,
+    true_token: arguments.TrueToken = None,
+    false_token: arguments.FalseToken = None,
     score_cache: arguments.ScoreCacheFile = None,
     splits: Annotated[int, typer.Option(min=2, help="How often the labelled queries are halved.")] = SPLITS,
     sure: Annotated[
@@ -127,11 +130,12 @@ def tune(
     """
     optional("venn_abers", "venn-abers", "tune")  # needed at the end, after hours perhaps
     parsed([measure])
-    _check(pipeline, first, output, json, max_length, no_reranker and model is not None)
+    read_by = {"max-length": max_length, "template": template, "true-token": true_token, "false-token": false_token}
+    _check(pipeline, first, output, json, _told(**read_by), no_reranker and model is not None)
     _check_file(dataset, pipeline, split)
     fields, sources = tuple(dict.fromkeys(field or ())), first or [BM25]
     _check_names(() if pipeline is not None else sources, fields)
-    how = (max_length, device, precision, instruction)
+    how = (max_length, device, precision, instruction, template, true_token, false_token)
     if pipeline is not None:
         ranker = _told(device=device, precision=precision, score_cache=score_cache)
         request = DatasetRequest(pipeline, dataset, split, limit, depth, model=model, instruction=instruction)
@@ -169,13 +173,13 @@ def _check(
     first: list[str] | None,
     output: Path | None,
     json: Path | None,
-    max_length: int | None,
+    read_by: Mapping[str, object],
     twice: bool,
 ) -> None:
     if twice:
         raise InvalidInput("give either --model or --no-reranker")
-    if pipeline is not None and max_length is not None:
-        raise InvalidInput("--max-length goes with --first: with --pipeline its ranker says how long texts are read")
+    if pipeline is not None and read_by:
+        raise InvalidInput(f"--{next(iter(read_by))} goes with --first: a pipeline says how texts are read")
     if pipeline is not None and first:
         raise InvalidInput("give either --first or --pipeline: a pipeline has first passes of its own")
     arguments.check_targets(json)

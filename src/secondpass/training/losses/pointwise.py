@@ -136,10 +136,9 @@ class StateDistillation(Loss):
     """How far a student's last states are from its teacher's, by angle; labels are not read.
 
     A text's distance is the mean of 1 - cosine over its tokens, and 1 - cosine of their means; a pair's is that of both
-    together, and for a model of late interaction, which reads them apart, the mean of its two texts'. From 0 to 4.
-    Such a cosine is a part of DistilBERT's loss (Sanh et al. 2019, arXiv:1910.01108); states alone, before a task is
-    learnt, are the first half of TinyBERT's training (Jiao et al. 2020, arXiv:1909.10351). What reads or compares
-    states stays as it is.
+    together, for a model of late interaction the mean of its two texts'. From 0 to 4. Cosines are a part of
+    DistilBERT's loss (Sanh et al. 2019, arXiv:1910.01108); states before a task is learnt are the first half of
+    TinyBERT's training (Jiao et al. 2020, arXiv:1909.10351). What reads or compares states stays as it is.
 
     For `train(loss=StateDistillation(teacher))`, on any groups: what is read counts, not who is relevant. The student
     begins best as a part of the teacher (`drop_layers`, `narrow_layers`, `trim_vocabulary`).
@@ -227,9 +226,7 @@ class _Distances:
 
         tokenwise = sums(1 - F.cosine_similarity(own, known, dim=-1)) / lengths
         means = 1 - F.cosine_similarity(sums(own), sums(known), dim=-1)
-        # gradients of a choice by brackets add up in an order that differs from run to run
-        chosen = (tokenwise + means).index_select(0, torch.from_numpy(pairs.ravel()).to(own.device))
-        return chosen.view(pairs.shape).mean(1)[:, None]
+        return (tokenwise + means)[torch.from_numpy(pairs).to(own.device)].mean(1)[:, None]
 
     def states(self, tokens: Sequence[Tokens]) -> torch.Tensor:
         """The student's."""
