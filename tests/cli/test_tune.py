@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,11 +53,12 @@ def test_how_pairs_were_read_is_kept(run: Run, tmp_path: Path) -> None:
 def test_a_template_is_given_where_the_folder_has_none(run: Run, tmp_path: Path) -> None:
     """Kept as the model reads it; beside a pipeline, which says that itself, it is refused by name."""
     folder = make_decoder(tmp_path / "plain", "qwen3", length=600)
-    told = ("--template", "Is {document} about {query}? ", "--true-token", "yes", "--false-token", "no")
+    own: Any = {"template": "Is {document} about {query}? ", "true_token": "yes", "false_token": "no"}
+    told = [part for name, value in own.items() for part in (f"--{name.replace('_', '-')}", value)]
     found = run("tune", *FEW, "--model", folder, *told, "-o", tmp_path)
     assert found.exit_code == 0, found.output
     tuned = Tuned.from_dict(json.loads((tmp_path / "tuned.json").read_text()))
-    model = CrossEncoder(str(folder), template=told[1], true_token="yes", false_token="no")
+    model = CrossEncoder(str(folder), **own)
     assert tuned.conditions == model.conditions()
     assert tuned.marks == pytest.approx(marks_of(model), abs=1e-4)
     refused = run("tune", *FEW, "--pipeline", "rerank_bm25", *told)
