@@ -145,23 +145,20 @@ def tune(
         _check_labels(dataset, found.qrels, fields, read.values())
         encoder = None if no_reranker else arguments.load(model or arguments.POCKET, *how)
         given = _of_first(found, sources, read, depth or DEPTH, device, encoder, score_cache, batch_size)
+    halves: Any = dict(splits=splits, seed=seed, sure=sure)
+    kept: Any = dict(model=given.model, marks=given.marks, origin=given.qrels.origin)
     result = tuned_on(
         given.qrels,
         given.runs,
         None if no_reranker else given.reranked,
         measure=measure,
         fields={name: _numbers(name, given.documents.values()) for name in fields},
-        splits=splits,
-        seed=seed,
-        sure=sure,
         ms_a_document=given.ms_a_document,
-        model=given.model,
-        marks=given.marks,
-        origin=given.qrels.origin,
+        **halves,
+        **kept,
     )
-    result = replace(result, tuned=replace(result.tuned, conditions=given.conditions))
     _tell(result, given.notes, json)
-    _write(result, output, pipeline, depth, json, _told(precision=precision, instruction=instruction))
+    _write(result, given.conditions, output, pipeline, depth, json, _told(precision=precision, instruction=instruction))
 
 
 def _told(**options: object) -> dict[str, object]:
@@ -362,6 +359,7 @@ def _show_depth(console: Console, result: Tuning) -> None:
 
 def _write(
     result: Tuning,
+    conditions: Conditions | None,
     output: Path | None,
     pipeline: str | None,
     depth: int | None,
@@ -372,7 +370,7 @@ def _write(
 
     Where that was computed, and which scores were kept, is no part of it.
     """
-    page = result.tuned.to_dict()
+    page = replace(result.tuned, conditions=conditions).to_dict()
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         file = output / TUNED
