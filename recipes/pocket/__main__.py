@@ -1,4 +1,4 @@
-"""The embedded models, step by step: `python -m recipes.pocket train|companion|compare|evaluate`."""
+"""The embedded models, step by step: `python -m recipes.pocket train|compare|evaluate`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,6 @@ WORK = Path("build/pocket")
 
 DataOption = Annotated[Path, typer.Option(help="Folder of BEIR collections.")]
 WorkOption = Annotated[Path, typer.Option(help="Vectors, groups, checkpoints and scores; kept between calls.")]
-OutputOption = Annotated[Path, typer.Option(help="Gets the folders of both models.")]
-LogOption = Annotated[Path, typer.Option(help="Gets what each stage was given and made.")]
-SeedOption = Annotated[int, typer.Option(help="Of queries, groups and trainings.")]
-ShareOption = Annotated[float, typer.Option(help="Of queries and steps; less than 1 for a trial.")]
 ModelsOption = Annotated[str, typer.Option(help="Names or folders, comma-separated.")]
 TeachersOption = Annotated[str, typer.Option(help="Names, comma-separated; none for models alone.")]
 WindowOption = Annotated[int | None, typer.Option(help="Tokens read of a pair; all that the model can by default.")]
@@ -42,34 +38,22 @@ TAUGHT_BY = ",".join(TEACHER_WEIGHTS)
 def train_command(
     data: DataOption,
     work: WorkOption = WORK,
-    output: OutputOption = PACKAGE,
-    log: LogOption = LOG,
-    seed: SeedOption = Recipe.seed,
-    share: ShareOption = 1.0,
+    output: Annotated[Path, typer.Option(help="Gets the folders of both models.")] = PACKAGE,
+    log: Annotated[Path, typer.Option(help="Gets what each stage was given and made.")] = LOG,
+    seed: Annotated[int, typer.Option(help="Of queries, groups and trainings.")] = Recipe.seed,
+    share: Annotated[float, typer.Option(help="Of queries and steps; less than 1 for a trial.")] = 1.0,
+    companion: Annotated[bool, typer.Option("--companion", help="Only the smaller, from the larger there is.")] = False,
 ) -> None:
     """Make both models, calibrated, with their log; the same call goes on where a stopped one was."""
-    stages.make_all(_recipe(data, work, output, log, seed, share))
-
-
-@app.command(name="companion")
-def companion_command(
-    data: DataOption,
-    work: WorkOption = WORK,
-    output: OutputOption = PACKAGE,
-    log: LogOption = LOG,
-    seed: SeedOption = Recipe.seed,
-    share: ShareOption = 1.0,
-) -> None:
-    """Make the smaller of the two from the larger that is there: what `train` does behind it."""
-    stages.make_companion(_recipe(data, work, output, log, seed, share))
-
-
-def _recipe(data: Path, work: Path, output: Path, log: Path, seed: int, share: float) -> Recipe:
     if not 0 < share <= 1:
         raise typer.BadParameter(f"share={share} is not above 0, at most 1")
     if share < 1 and (output.resolve() == PACKAGE.resolve() or log.resolve() == LOG.resolve()):
         raise typer.BadParameter(f"share={share} is a trial, not to be published: give --output and --log")
-    return Recipe(data, work, seed, share, output, log)
+    recipe = Recipe(data, work, seed, share, output, log)
+    if companion:
+        stages.make_companion(recipe)
+    else:
+        stages.make_all(recipe)
 
 
 @app.command(name="compare")

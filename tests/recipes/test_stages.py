@@ -196,7 +196,7 @@ def test_the_companion_is_made_of_the_pocket_there_is(made: Recipe, tmp_path: Pa
         stages.make_companion(own)
     shutil.copy(made.log, own.log)
     options = {"data": own.data, "work": own.work, "output": own.output, "log": own.log, "share": SHARE}
-    ran = CliRunner().invoke(app, ["companion", *(f"--{name}={value}" for name, value in options.items())])
+    ran = CliRunner().invoke(app, ["train", "--companion", *(f"--{name}={value}" for name, value in options.items())])
     assert ran.exit_code == 0, ran.output
     ours, theirs = ({entry["stage"]: entry for entry in logged(log)} for log in (own.log, made.log))
     assert list(ours) == list(theirs)
