@@ -282,6 +282,10 @@ def test_the_first_process_of_a_container_ends_while_it_loads(tiny_folder: str, 
     try:
         writer = os.open(folder / "config.json", os.O_WRONLY)  # waits for the reader
         (inner,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        for _ in range(2):  # a signal between Python's last look for one and the call that reads waits for that call
+            time.sleep(0.2)
+            while Path(f"/proc/{inner}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+                time.sleep(0.01)
         os.kill(int(inner), signal.SIGTERM)
         assert outer.wait(60) == 128 + signal.SIGTERM
         os.close(writer)
