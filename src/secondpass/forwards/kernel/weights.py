@@ -180,7 +180,7 @@ class CompactWords:
         """Have the rows of these words."""
         missing = ids[~self._known[ids]]
         if len(missing):
-            rows = np.unique(missing)
+            rows = np.flatnonzero(np.bincount(missing))  # np.unique would import numpy.ma for it
             values = self.decode(*(part[rows] for part in self.parts))
             self._table[rows, : values.shape[1]] = values
             self._known[rows] = True
