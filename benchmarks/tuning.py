@@ -21,6 +21,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from secondpass.tuning.choosing import SURE
+
 SETS = ("squad", "medquad", "stackfaq", "trecqa", "cranfield", "cacm", "lisa", "time")
 DEPTH = 100
 QUERIES = 225
@@ -124,6 +126,7 @@ def choose(
     work: Work,
     sets: str = ",".join(SETS),
     splits: Annotated[int, typer.Option(help="Halves of each set's queries.")] = 200,
+    sure: Annotated[float, typer.Option(min=0.5, max=0.999, help="As of `secondpass tune`.")] = SURE,
     output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
 ) -> None:
     """Tune on each set, and print nDCG@10 on held-out halves."""
@@ -134,7 +137,7 @@ def choose(
     rows: list[dict[str, Any]] = []
     for name in sets.split(","):
         qrels, runs, logits, ms = read(work / f"{name}.json")
-        found = tune(qrels, runs, logits, splits=splits, ms_a_document=ms)
+        found = tune(qrels, runs, logits, splits=splits, sure=sure, ms_a_document=ms)
         values = {one.name: one.mean for one in (*found.outcomes, found.choice)}
         best = max(values["first pass"], values["reranker"])
         choice, fused = found.held_out["choice"], found.held_out["sum of first passes"]

@@ -116,7 +116,7 @@ def tune(
     """Find the best way to order candidates: first passes alone or together, the reranker, or all of them.
 
     Each way is fitted on one half of the labelled queries and measured on the other, again and again; a dearer way is
-    recommended only where it is better for sure. About 50 labelled queries do. Needs the extra tune.
+    recommended only where it is likely to be better. About 50 labelled queries do. Needs the extra tune.
 
     [bold]Examples[/bold]
 

@@ -22,13 +22,16 @@ from secondpass.evaluation.second_pass import ladder
 from secondpass.evaluation.statistics import effect_size, mean_interval, queries_needed
 from secondpass.fusion import RERANKER, SkipRule, Tuned, overlap
 from secondpass.text import positive_int, share, whole_number
-from secondpass.tuning.contenders import Contender, Labelled, Rows, WeightedSum, certainty, contenders_of, weighed
+from secondpass.tuning.contenders import NIL, Contender, Labelled, Rows, WeightedSum, certainty, contenders_of, weighed
 from secondpass.tuning.probabilities import Doubles, fitted, halves
 
 SPLITS = 200
 FOLDS = 5
-# How sure it must be, one-sided, that a dearer way is better than a cheaper one before it is recommended.
-SURE = 0.9
+# How sure it must be, one-sided, that a dearer way is better than a cheaper one before it is recommended. At 0.9 a
+# reranker that is better went unused on halves of 17 to 100 queries, and one that guesses is seldom taken at either.
+SURE = 0.6
+# The same, at least, between equally dear ways, and that a shallower depth or a query that is skipped loses little.
+STRICT = 0.9
 # With probability below this no order here has anything to do with the labels, were they drawn at random.
 CHANCE = 1e-4
 # What a shallower depth, or queries that are not reranked, may lose of a measure between 0 and 1: with that certainty
@@ -38,6 +41,8 @@ LEAST_SAVED = 0.1
 FEWEST = 8
 # A lead of a mean that is rounding.
 LEAST_LEAD = 1e-6
+
+ByName = Mapping[str, Doubles]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ def tune(
 
     A dearer way (other first passes; a reranker) is recommended only where it is better than the cheaper one that would
     be, with the certainty `sure`, and no cheaper one has a higher mean. Labels that no order has anything to do with
-    recommend the first pass.
+    recommend the first pass. Of equally dear ways, and of what depth or skipped queries lose, 0.9 is asked at least.
 
     Args:
         qrels: labels. Queries without a relevant document are out of every measure; where `reranked` has them, they
@@ -202,13 +207,10 @@ class _Contest:
     """
 
     def __init__(self, labelled: Labelled, sure: float, seed: int, splits: int, level: float) -> None:
-        self.labelled = labelled
-        self.contenders = contenders_of(labelled)
-        self.sure = sure
-        self.seed = seed
-        self.splits = splits
+        self.labelled, self.contenders = labelled, contenders_of(labelled)
+        self.sure, self.strict = sure, max(sure, STRICT)
+        self.seed, self.splits, self.level = seed, splits, level
         self.fewest = min((one.splits for one in self.contenders if one.splits), default=splits)
-        self.level = level
         self.rows = np.arange(len(labelled.queries))
         self.chance = labelled.by_chance(seed)
         self.held_out = self._held_out()
@@ -230,15 +232,14 @@ class _Contest:
     def choice(self, rows: Rows, seed: int) -> Contender:
         """What would be recommended had only these queries labels."""
         folds = np.array_split(np.random.default_rng([self.seed, seed]).permutation(rows), min(FOLDS, len(rows)))
-        found = {one.name: np.zeros(len(self.chance)) for one in self.contenders}
+        found = {one.name: np.zeros(len(self.rows)) for one in self.contenders}
         for fold in folds:
-            others = np.setdiff1d(rows, fold)
             for one in self.contenders:
-                found[one.name][fold] = self.labelled.values(one.fit(others), fold)
+                found[one.name][fold] = self.labelled.values(one.fit(np.setdiff1d(rows, fold)), fold)
         return self.decided(found, rows)
 
-    def decided(self, held_out: Mapping[str, Doubles], rows: Rows) -> Contender:
-        """The cheapest way, unless a dearer one is better for sure, and has at least the mean of every cheaper one.
+    def decided(self, held_out: ByName, rows: Rows) -> Contender:
+        """The cheapest way, unless a dearer one is better by `sure`, and has at least the mean of every cheaper one.
 
         Which of equally dear ones that is, `of_cost` says. One that is better than the cheapest for sure may still be
         worse than a cheaper one in between whose gain was larger, but varied more.
@@ -248,37 +249,41 @@ class _Contest:
             return best
         for cost in sorted({one.cost for one in self.contenders} - {best.cost}):
             dearer = self.of_cost(cost, held_out, rows)
-            if self.is_better(dearer, best, held_out, rows) and self.above(dearer, held_out, rows) is None:
+            if self.is_better(dearer, best, held_out, rows, self.sure) and self.above(dearer, held_out, rows) is None:
                 best = dearer
         return best
 
-    def above(self, one: Contender, held_out: Mapping[str, Doubles], rows: Rows) -> Contender | None:
+    def above(self, one: Contender, held_out: ByName, rows: Rows) -> Contender | None:
         """The best of the cheaper ways, where its mean is higher."""
         cheaper = [other for other in self.contenders if other.cost < one.cost]
         best = max(cheaper, key=lambda other: float(held_out[other.name][rows].mean()), default=one)
         return best if float((held_out[best.name] - held_out[one.name])[rows].mean()) > LEAST_LEAD else None
 
-    def of_cost(self, cost: int, held_out: Mapping[str, Doubles], rows: Rows) -> Contender:
-        """Of equally dear ways the sum of scores, unless another is better than it for sure.
+    def of_cost(self, cost: int, held_out: ByName, rows: Rows) -> Contender:
+        """Of equally dear ways the sum of scores, or the reranker alone, unless another is better for sure.
 
-        On few labels the best of several is partly luck; the sum has most of the others as cases, and no fields.
+        On few labels the best of several is partly luck, as weights are: the sum must be better than the reranker, too.
         """
         level = [one for one in self.contenders if one.cost == cost]
-        best = next((one for one in level if isinstance(one, WeightedSum)), level[0])
+        usual = [one for one in level if one.name == RERANKER or isinstance(one, WeightedSum)]
+        best = [*usual, *level][0]
         for other in level:
-            if self.is_better(other, best, held_out, rows):
+            sure = self.sure if best.name == RERANKER and other in usual else self.strict
+            if self.is_better(other, best, held_out, rows, sure):
                 best = other
         return best
 
-    def is_better(self, one: Contender, other: Contender, held_out: Mapping[str, Doubles], rows: Rows) -> bool:
-        """Whether it is, as certain as is asked for."""
-        return certainty(held_out[one.name][rows] - held_out[other.name][rows]) >= self.sure
+    def is_better(self, one: Contender, other: Contender, held_out: ByName, rows: Rows, by: float) -> bool:
+        """Whether it is, as certain as that."""
+        return certainty(held_out[one.name][rows] - held_out[other.name][rows]) >= by
 
-    def has_signal(self, held_out: Mapping[str, Doubles], rows: Rows) -> bool:
-        """Whether some way is better than random orders of the same candidates, beyond chance."""
-        sure = 1 - CHANCE / len(self.contenders)
-        leads = [(held_out[one.name] - self.chance)[rows] for one in self.contenders]
-        return any(certainty(lead, by_signs=False) >= sure for lead in leads)
+    def has_signal(self, held_out: ByName, rows: Rows) -> bool:
+        """Whether some way is better than random orders of the same candidates (Pearson's type III), beyond chance."""
+        drawn = self.chance[:, rows]
+        deviation = max(NIL, math.sqrt(float(drawn.var(axis=0, ddof=1).sum())))
+        skewness = float(((drawn - drawn.mean(axis=0)) ** 3).mean(axis=0).sum()) / deviation**3
+        most = max(float((held_out[one.name][rows] - drawn).sum()) for one in self.contenders) / len(drawn)
+        return bool(scipy_stats().pearson3.sf(most / deviation, skewness) < CHANCE / len(self.contenders))
 
 
 def _outcome(contest: _Contest, one: Contender | None, ms: float | None) -> HeldOut:
@@ -370,7 +375,7 @@ def _depth(contest: _Contest, whole: Tuned, most: float) -> DepthChoice:
 
     def shallowest(rows: Rows) -> int:
         found = len(depths) - 1
-        while found and loss((table[-1] - table[found - 1])[rows], contest.sure) <= most:
+        while found and loss((table[-1] - table[found - 1])[rows], contest.strict) <= most:
             found -= 1
         return found
 
@@ -395,7 +400,7 @@ def _skip(contest: _Contest, tuned: Tuned, most: float) -> SkipRule | None:
         count, steps = len(order), agreed[order]
         means, squares = np.cumsum(gains[order]) / count, np.cumsum(gains[order] ** 2) / count
         spread = np.sqrt(np.maximum(squares - means**2, 0.0) / (count - 1))
-        fits = means + float(scipy_stats().t.ppf(contest.sure, count - 1)) * spread <= most
+        fits = means + float(scipy_stats().t.ppf(contest.strict, count - 1)) * spread <= most
         ends = np.flatnonzero(np.append(np.diff(steps) != 0, True))
         kept = int(np.append(fits[ends], False).argmin())
         return float(steps[ends[kept - 1]]) if kept else math.inf
@@ -418,10 +423,10 @@ def _needed(contest: _Contest) -> int | None:
     best = contest.best
     top = max(contest.contenders, key=lambda one: float(contest.held_out[one.name].mean()))
     leads = contest.held_out[top.name] - contest.held_out[best.name]
-    if leads.mean() <= LEAST_LEAD or contest.is_better(top, best, contest.held_out, contest.rows):
+    if leads.mean() <= LEAST_LEAD or contest.is_better(top, best, contest.held_out, contest.rows, contest.strict):
         return None
     effect = effect_size(leads)
-    needed = None if effect is None else queries_needed(effect, min(2 * (1 - contest.sure), 1 - LEAST_LEAD))
+    needed = None if effect is None else queries_needed(effect, 2 * (1 - contest.strict))
     return max(len(leads) + 1, needed or 0)
 
 
@@ -434,9 +439,8 @@ def _verdicts(contest: _Contest) -> Iterator[str]:
             f"queries are too few, or say nothing about {labelled.measure}, and the first pass stays."
         )
         return
-    dearer = [
-        contest.of_cost(cost, held_out, contest.rows) for cost in sorted({one.cost for one in contest.contenders})
-    ]
+    costs = sorted({one.cost for one in contest.contenders})
+    dearer = [contest.of_cost(cost, held_out, contest.rows) for cost in costs]
     if best is not first:
         own = f"{best.name} ({contest.whole[best.name].label}): {held_out[best.name].mean():.3f}"
         yield f"{own}, {_against(contest, best, first)} over the first pass on held-out halves."
@@ -445,7 +449,8 @@ def _verdicts(contest: _Contest) -> Iterator[str]:
         yield f"{first.name} stays: what would take its place must be better {sure}. {told}."
     if RERANKER in contest.whole[best.name].inputs:
         cheap = _best_without(contest)
-        untold = "" if contest.is_better(best, cheap, held_out, contest.rows) else f", which is not told {sure}"
+        certain = contest.is_better(best, cheap, held_out, contest.rows, contest.strict)
+        untold = "" if certain else f", which is not certain by {100 * contest.strict:g}%"
         yield f"The reranker adds {_against(contest, best, cheap)} to the best way without it, {cheap.name}{untold}."
     elif best.cost == 2:
         yield f"The reranker is not recommended: {best.name} gives it no weight."
@@ -462,7 +467,7 @@ def _verdicts(contest: _Contest) -> Iterator[str]:
 def _why_not(contest: _Contest, one: Contender, best: Contender, told: str = "") -> str:
     """What keeps a dearer way from taking the place of the best."""
     above = contest.above(one, contest.held_out, contest.rows)
-    if above is not None and contest.is_better(one, best, contest.held_out, contest.rows):
+    if above is not None and contest.is_better(one, best, contest.held_out, contest.rows, contest.sure):
         return f"{one.name}, {_against(contest, one, above)}, is below {above.name}, which is cheaper"
     return f"{one.name}, {_against(contest, one, best)}, is not{told}"
 
