@@ -394,11 +394,11 @@ def alone(name: str) -> Fusion:
     return Fusion("weighted", {name: 1.0})
 
 
-def certainty(differences: Doubles, *, by_signs: bool = True) -> float:
+def certainty(differences: Doubles) -> float:
     """One-sided confidence of a paired t-test that their mean is above 0; 0 where none differs.
 
-    `by_signs` it is no more than flipping their signs could say: 1 - 1 / 2^k where k of them differ from 0. By the
-    t-test alone two queries of fifty that gained would do for nine tenths.
+    It is no more than flipping their signs could say: 1 - 1 / 2^k where k of them differ from 0. By the t-test alone
+    two queries of fifty that gained would do for nine tenths.
     """
     if len(differences) < 2 or np.abs(differences).max() <= NIL:
         return 0.0
@@ -406,4 +406,4 @@ def certainty(differences: Doubles, *, by_signs: bool = True) -> float:
         sure = float(differences[0] > 0)
     else:
         sure = float(1 - scipy_stats().ttest_1samp(differences, 0.0, alternative="greater").pvalue)
-    return min(sure, 1 - 0.5 ** int((np.abs(differences) > NIL).sum())) if by_signs else sure
+    return min(sure, 1 - 0.5 ** int((np.abs(differences) > NIL).sum()))
