@@ -82,9 +82,9 @@ def test_shuffled_labels_recommend_the_first_pass(seed: int) -> None:
     assert "say nothing" in found.verdicts[0]
 
 
-def contest_of(given: Task) -> _Contest:
-    """On few halves, at 0.6."""
-    return _Contest(Labelled.of(*given, "nDCG@10"), 0.6, 0, 2, 0.95)
+def contest_of(given: Task, sure: float = 0.6) -> _Contest:
+    """On few halves."""
+    return _Contest(Labelled.of(*given, "nDCG@10"), sure, 0, 2, 0.95)
 
 
 def test_a_few_queries_that_are_ordered_well_are_no_chance() -> None:
@@ -138,7 +138,7 @@ def spread(mean: float, deviation: float) -> Doubles:
 @pytest.mark.parametrize(("mean", "recommended"), [(0.045, "first pass"), (0.055, "sum with reranker")])
 def test_no_way_is_recommended_whose_mean_a_cheaper_one_beats(mean: float, recommended: str) -> None:
     """However sure it is over the first pass: the cheaper one that was not sure enough has the higher mean."""
-    contest = _Contest(Labelled.of(*task((0.8, 0.8, 0.4), queries=50), "nDCG@10"), 0.9, 0, 2, 0.95)
+    contest = contest_of(task((0.8, 0.8, 0.4), queries=50), sure=0.9)
     held_out = {one.name: np.full(50, 0.5) for one in contest.contenders}
     held_out["first pass"] = np.full(50, 0.9)
     held_out["sum of first passes"] = 0.9 + spread(0.05, 0.3)

@@ -233,9 +233,9 @@ class _Contest:
         """What would be recommended had only these queries labels."""
         folds = np.array_split(np.random.default_rng([self.seed, seed]).permutation(rows), min(FOLDS, len(rows)))
         found = {one.name: np.zeros(len(self.rows)) for one in self.contenders}
-        for fold in folds:
+        for fold, others in [(fold, np.setdiff1d(rows, fold)) for fold in folds]:
             for one in self.contenders:
-                found[one.name][fold] = self.labelled.values(one.fit(np.setdiff1d(rows, fold)), fold)
+                found[one.name][fold] = self.labelled.values(one.fit(others), fold)
         return self.decided(found, rows)
 
     def decided(self, held_out: ByName, rows: Rows) -> Contender:
@@ -418,7 +418,7 @@ def _skip(contest: _Contest, tuned: Tuned, most: float) -> SkipRule | None:
 def _needed(contest: _Contest) -> int | None:
     """Queries at which the best way's lead would be certain with a power of four in five; None where it is chosen.
 
-    They are what the paired t-test needs that decides here, which is one-sided.
+    They are what the paired t-test, one-sided, needs at `strict`.
     """
     best = contest.best
     top = max(contest.contenders, key=lambda one: float(contest.held_out[one.name].mean()))
